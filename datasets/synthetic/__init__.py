@@ -1,0 +1,1 @@
+"""Synthetic people: clothed bodies with exact parameters, rendered on the CPU."""

@@ -1,0 +1,1 @@
+"""Study and run reports."""

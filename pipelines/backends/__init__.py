@@ -1,0 +1,1 @@
+"""Third-party models behind roles; one file per model family."""

@@ -1,0 +1,1 @@
+"""Whole-clip body fitting: keypoints to SMPL-X."""

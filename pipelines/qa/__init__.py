@@ -1,0 +1,1 @@
+"""The QA report of a curation run."""

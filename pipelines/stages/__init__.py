@@ -1,0 +1,1 @@
+"""Curation stages, one module each, in the order of the flow."""
