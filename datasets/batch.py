@@ -25,7 +25,9 @@ class BodyBatch:
     transl: Float[Tensor, "B V 3"]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> BodyBatch:
-        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)})
+        return replace(
+            self, **{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

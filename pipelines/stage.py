@@ -19,9 +19,7 @@ Out = TypeVar("Out", covariant=True)
 class StageContext(Protocol):
     """What a stage may ask of its surroundings; the same in the inline and the Ray executor."""
 
-    def frames(
-        self, video: Video, frame_indices: Int64[np.ndarray, " N"]
-    ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    def frames(self, video: Video, frame_indices: Int64[np.ndarray, " N"]) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """The displayed RGB frames at ascending indices, decoded in bounded batches."""
         ...
 

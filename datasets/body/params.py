@@ -66,7 +66,10 @@ class BodyParams:
     @classmethod
     def rest(cls, num_frames: int, *, num_betas: int = NUM_BETAS, num_expression: int = NUM_EXPRESSION) -> BodyParams:
         """Zero pose, mean shape, zero translation."""
-        zeros = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
+
+        def zeros(*shape: int) -> np.ndarray:
+            return np.zeros(shape, np.float32)
+
         return cls(
             betas=zeros(num_betas),
             expression=zeros(num_frames, num_expression),
