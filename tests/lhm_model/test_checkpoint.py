@@ -1,0 +1,104 @@
+"""Checkpoints: publication, verification, retention and clear errors."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lhmforge.datasets.errors import CheckpointError
+from lhmforge.lhm_model.checkpoint import (
+    Retention,
+    latest_checkpoint,
+    published_checkpoints,
+    resolve_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+    verify_checkpoint,
+)
+
+_spec = importlib.util.spec_from_file_location("lhmforge_test_stand_in_ckpt", Path(__file__).with_name("stand_in.py"))
+assert _spec is not None and _spec.loader is not None
+stand_in = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = stand_in
+_spec.loader.exec_module(stand_in)
+
+
+def _save(root: Path, step: int, score: float | None = None, keep_last: int = 2) -> Path:
+    state = stand_in.new_state()
+    state.counters.step = step
+    scores = {} if score is None else {"psnr": score}
+    saved: Path = save_checkpoint(root, state, stand_in.ORIGIN, scores=scores, retention=Retention(keep_last=keep_last))
+    return saved
+
+
+def test_last_two_and_the_best_stay(tmp_path: Path) -> None:
+    for step, score in ((1, 5.0), (2, 9.0), (3, 7.0), (4, 6.0), (5, None)):
+        _save(tmp_path, step, score)
+    assert [path.name for path in published_checkpoints(tmp_path)] == [
+        "step_00000002",
+        "step_00000004",
+        "step_00000005",
+    ]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_unfinished_folder_is_invisible_and_cleared(tmp_path: Path) -> None:
+    partial = tmp_path / ".partial_step_00000009"
+    partial.mkdir()
+    (partial / "model.safetensors").write_bytes(b"half")
+    assert latest_checkpoint(tmp_path) is None
+    _save(tmp_path, 1)
+    assert not partial.exists()
+
+
+def test_publishing_a_step_twice_replaces_it(tmp_path: Path) -> None:
+    _save(tmp_path, 3, 1.0)
+    assert verify_checkpoint(_save(tmp_path, 3, 2.0)).scores == {"psnr": 2.0}
+    assert len(published_checkpoints(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.pt", "average.safetensors"])
+def test_a_changed_byte_is_found(tmp_path: Path, name: str) -> None:
+    path = _save(tmp_path, 1)
+    data = bytearray((path / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / name).write_bytes(data)
+    with pytest.raises(CheckpointError, match=name):
+        restore_checkpoint(path, stand_in.new_state(), stand_in.ORIGIN)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    path = _save(tmp_path, 1)
+    (path / "training.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"training\.pt: missing"):
+        verify_checkpoint(path)
+
+
+def test_files_load_without_pickled_objects(tmp_path: Path) -> None:
+    path = _save(tmp_path, 1)
+    torch.load(path / "training.pt", weights_only=True)
+    json.loads((path / "checkpoint.json").read_text())
+
+
+@pytest.mark.parametrize("change", [{"body_digest": "other"}, {"seed": 4}, {"model_config": {"width": 9}}])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    path = _save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=next(iter(change))):
+        restore_checkpoint(path, stand_in.new_state(), replace(stand_in.ORIGIN, **change))
+
+
+def test_run_folder_resolves_to_its_newest_checkpoint(tmp_path: Path) -> None:
+    saved = _save(tmp_path / "checkpoints", 1)
+    assert (
+        resolve_checkpoint(tmp_path)
+        == resolve_checkpoint(tmp_path / "checkpoints")
+        == resolve_checkpoint(saved)
+        == saved
+    )
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        resolve_checkpoint(tmp_path / "nothing")
