@@ -22,11 +22,19 @@ class CorpusError(ForgeError):
 
 
 class VideoError(ForgeError):
-    """One video cannot be decoded; curation turns it into a `Reject`."""
+    """One video cannot be decoded; curation turns it into a `Reject` with this `reason` (a stable snake_case code)."""
+
+    def __init__(self, message: str, *, reason: str = "undecodable") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ShardError(ForgeError):
     """A shard, manifest or subset is torn, altered, or does not match its digest."""
+
+
+class StorageError(ForgeError):
+    """A local path or remote URI cannot be read or written: missing, forbidden, full, or not sound."""
 
 
 class CheckpointError(ForgeError):
