@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from typing import BinaryIO, Protocol
 
 import av
 import numpy as np
-
 from lhmforge.datasets.errors import VideoError
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf"
@@ -275,6 +275,7 @@ class _Server:
     def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
         self._requests, self._answers = requests, answers
         self._readers: dict[tuple[str, int, int], FrameReader] = {}
+        self._frame_bytes: weakref.WeakKeyDictionary[FrameReader, int] = weakref.WeakKeyDictionary()
 
     def run(self) -> None:
         for line in self._requests:
@@ -298,12 +299,14 @@ class _Server:
         return {"shape": list(frames.shape)}, frames.reshape(-1).data
 
     def _read(self, path: str, indices: list[int], batch_bytes: int) -> np.ndarray:
+        """As many of the first indices as fit into a batch; the first answer about a video holds one frame."""
         reader = self._reader(path)
         if indices[-1] >= len(reader):
             raise VideoError(f"frame {indices[-1]} was asked for, there are {len(reader)}", reason="truncated")
-        first = _read(reader, indices[:1])
-        more = indices[1 : max(1, batch_bytes // first.nbytes)]
-        return np.concatenate([first, _read(reader, more)]) if more else first
+        frame_bytes = self._frame_bytes.get(reader, batch_bytes)
+        frames = _read(reader, indices[: max(1, batch_bytes // frame_bytes)])
+        self._frame_bytes[reader] = frames[0].nbytes
+        return frames
 
     def _reader(self, path: str) -> FrameReader:
         status = Path(path).stat()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
+import itertools
 import json
 import os
 import select
@@ -22,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-
 from lhmforge.datasets.errors import VideoError
 from lhmforge.pipelines.decode_worker import VideoInfo
 
@@ -39,6 +40,7 @@ class DecodeLimits:
 
 
 DEFAULT_LIMITS = DecodeLimits()
+_PIPE_BYTES = 1 << 20  # the most that Linux grants without privileges; frames are megabytes
 
 
 def probe_video(path: str | Path, limits: DecodeLimits = DEFAULT_LIMITS) -> VideoInfo:
@@ -62,7 +64,7 @@ def frames(
     Raises `VideoError` like `probe_video`; frames that were already yielded stay valid.
     """
     wanted = [int(index) for index in indices]
-    assert all(a < b for a, b in zip(wanted, wanted[1:], strict=False)), "frame indices must ascend"
+    assert all(a < b for a, b in itertools.pairwise(wanted)), "frame indices must ascend"
     if wanted:
         _require_content(path)
     while wanted:
@@ -140,6 +142,8 @@ class DecoderProcess:
                 bufsize=0,
                 start_new_session=True,  # a Ctrl-C reaches us, not the child: we decide what becomes of it
             )
+            assert self._child.stdout is not None
+            fcntl.fcntl(self._child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         return self._child
 
     def _exchange(self, child: subprocess.Popen[bytes], request: dict[str, object], deadline: float) -> Answer:
