@@ -1,27 +1,30 @@
-"""Files that only the user can supply: licensed or very large models, and how each is pointed to."""
+"""Every file that only the user can supply: curation's backends, and the body and encoders of the model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from lhmforge.pipelines.backends.user_weights import USER_WEIGHTS, UserWeights
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserFile:
-    """One model that is not on a package registry or not free for every use."""
-
-    role: str
-    model: str
-    licence: str
-    source: str
-    how_to_use: str
-
-
-USER_FILES: tuple[UserFile, ...] = (
-    UserFile(
-        role="body",
-        model="SMPLX_NEUTRAL.npz",
-        licence="SMPL-X licence, non-commercial (commercial licence on request)",
-        source="SMPL-X project site, registration needed",
-        how_to_use="--body PATH of `curate`, `train`, `synthesize`, `animate`",
-    ),
+# fmt: off
+MODEL_FILES: tuple[UserWeights, ...] = (
+    UserWeights(role="body", backend="smplx",
+                description="SMPL-X neutral body model (the free CC0 body is the default)",
+                file_format="SMPLX_NEUTRAL.npz", official="smpl-x.is.tue.mpg.de (registration)",
+                licence="SMPL-X licence, non-commercial; commercial licences by its owner", commercial_use=False,
+                example="--body SMPLX_NEUTRAL.npz"),
+    UserWeights(role="body encoder", backend="sapiens",
+                description="Sapiens-1B pretraining encoder of the 0.5b / 0.7b / 1b presets, frozen",
+                file_format="TorchScript .pt2: [B,3,1024,1024] -> [B,1536,64,64]",
+                official="huggingface.co/facebook, collection sapiens", licence="Sapiens License / CC-BY-NC-4.0",
+                commercial_use=False, example="sapiens_1b_epoch_173_torchscript.pt2"),
+    UserWeights(role="head encoder", backend="dinov2",
+                description="DINOv2 ViT-L/14 with registers, the start of the trainable head encoder",
+                file_format="state dict .pth or .safetensors", official="github.com/facebookresearch/dinov2",
+                licence="Apache-2.0", commercial_use=True, example="dinov2_vitl14_reg4_pretrain.pth"),
+    UserWeights(role="model", backend="lhm",
+                description="a released LHM checkpoint, for `lhmforge model import`",
+                file_format="safetensors", official="huggingface.co/3DAIGC",
+                licence="CC-BY-NC-4.0 (weights)", commercial_use=False, example="LHM-500M-HF/model.safetensors"),
 )
+# fmt: on
+
+USER_FILES: tuple[UserWeights, ...] = (*MODEL_FILES, *USER_WEIGHTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from lhmforge.datasets.asset_table import ASSETS, Asset
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 Names = Annotated[list[str] | None, typer.Argument(help="asset names; none: the default set")]
@@ -13,36 +14,38 @@ Names = Annotated[list[str] | None, typer.Argument(help="asset names; none: the 
 @app.command("list")
 def list_assets() -> None:
     """Prints every asset with package, size, licence and where its file lies; then the user-supplied weights."""
+    from lhmforge.datasets.assets import cache_root, cached_file
+    from lhmforge.jobs.user_files import USER_FILES
     from rich.console import Console
     from rich.table import Table
 
-    from lhmforge.datasets.asset_table import ASSETS
-    from lhmforge.datasets.assets import cache_root, cached_file
-    from lhmforge.jobs.user_files import USER_FILES
-
     console = Console(width=None if Console().is_terminal else 220)
     table = Table("name", "role", "package", "inner path", "bytes", "sha256", "licence", "cached", "official source")
-    for row in ASSETS:
+    for asset in ASSETS:
         table.add_row(
-            row.name, row.role, f"{row.package}=={row.version}", row.inner or "(whole archive)", f"{row.num_bytes:,}",
-            row.sha256[:16], row.licence, "yes" if cached_file(row).is_file() else "no", row.official,
+            asset.name, asset.role, f"{asset.package}=={asset.version}", asset.inner or "(whole archive)",
+            f"{asset.num_bytes:,}",
+            asset.sha256[:16], asset.licence, "yes" if cached_file(asset).is_file() else "no", asset.official,
         )  # fmt: skip
     console.print(table)
     console.print(f"cache: {cache_root()}")
-    supplied = Table("role", "model", "licence", "where to get it", "how to point to it", title="supplied by the user")
-    for user_file in USER_FILES:
-        supplied.add_row(user_file.role, user_file.model, user_file.licence, user_file.source, user_file.how_to_use)
+    supplied = Table("role", "backend", "what", "format", "licence", "commercial", "official source", "example")
+    supplied.title = "supplied by the user, never downloaded"
+    for row in USER_FILES:
+        supplied.add_row(
+            row.role, row.backend, row.description, row.file_format, row.licence,
+            "yes" if row.commercial_use else "no", row.official, row.example,
+        )  # fmt: skip
     console.print(supplied)
 
 
 @app.command("fetch")
 def fetch(names: Names = None, everything: Annotated[bool, typer.Option("--all")] = False) -> None:
     """Fetches the default assets, the named ones, or all; what is cached already costs nothing."""
+    from lhmforge.datasets.assets import fetch_assets
     from tqdm import tqdm
 
-    from lhmforge.datasets.assets import fetch_assets
-
-    packages: dict[str, list] = {}
+    packages: dict[str, list[Asset]] = {}
     for row in _rows(names, everything=everything):
         packages.setdefault(row.package, []).append(row)
     for rows in tqdm(packages.values(), desc="assets", unit="package"):
@@ -63,8 +66,7 @@ def verify(names: Names = None, everything: Annotated[bool, typer.Option("--all"
     raise typer.Exit(1 if bad else 0)
 
 
-def _rows(names: list[str] | None, *, everything: bool) -> list:
-    from lhmforge.datasets.asset_table import ASSETS
+def _rows(names: list[str] | None, *, everything: bool) -> list[Asset]:
     from lhmforge.datasets.errors import ConfigError
 
     if everything:
