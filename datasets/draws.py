@@ -1,0 +1,127 @@
+"""The data order: an endless list of draws that depends on the seed and the ids, never on ranks or workers.
+
+Draw `n` belongs to epoch `n // num_samples`. An epoch visits shards in random order and shuffles inside blocks, so
+that neighbouring draws read neighbouring bytes.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int64
+from lhmforge.datasets import storage
+from lhmforge.datasets.errors import ShardError
+from lhmforge.datasets.manifest import Manifest
+from lhmforge.datasets.shards import ShardEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """Place `number` of the endless list, and the index of the sample that is drawn there."""
+
+    number: int
+    sample: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleIndex:
+    """Where every chosen sample lies; small enough to copy to each worker."""
+
+    entries: tuple[ShardEntry, ...]
+    shard_of: Int64[np.ndarray, " N"]
+    shard_uris: tuple[str, ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(entry.key for entry in self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def build_index(manifest: Manifest, ids: Sequence[str]) -> SampleIndex:
+    """The index of `ids` in their order; raises `ShardError` for no ids, unknown or repeated ones, missing shards."""
+    if not ids:
+        raise ShardError(f"no samples of {manifest.path} were chosen; the subset or split is empty")
+    if len(set(ids)) != len(ids):
+        raise ShardError(f"the chosen samples of {manifest.path} name an id twice")
+    rows = manifest.select(ids)
+    _require_shards(manifest, rows)
+    places = zip(rows["key"], rows["offset"], rows["num_bytes"], rows["sha256"], strict=True)
+    shards = sorted(set(rows["shard"]))
+    numbers = {shard: number for number, shard in enumerate(shards)}
+    return SampleIndex(
+        entries=tuple(
+            ShardEntry(key=key, offset=int(offset), num_bytes=int(num_bytes), sha256=sha256)
+            for key, offset, num_bytes, sha256 in places
+        ),
+        shard_of=np.array([numbers[shard] for shard in rows["shard"]], np.int64),
+        shard_uris=tuple(manifest.shard_uri(shard) for shard in shards),
+    )
+
+
+def epoch_order(shard_of: Int64[np.ndarray, " N"], *, seed: int, epoch: int, block: int) -> Int64[np.ndarray, " N"]:
+    """A permutation of the samples: shards in random order, then shuffled within runs of `block` samples."""
+    rng = np.random.default_rng([seed, epoch])
+    shards = rng.permutation(int(shard_of.max()) + 1)
+    order = np.argsort(shards[shard_of], kind="stable")
+    runs = [rng.permutation(order[start : start + block]) for start in range(0, len(order), block)]
+    return np.concatenate(runs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingDraws:
+    """The draws of one rank from `first` on: runs of `batch_size`, `stride` apart; endless."""
+
+    shard_of: Int64[np.ndarray, " N"]
+    seed: int
+    block: int
+    first: int
+    stride: int
+    batch_size: int
+
+    def of_worker(self, worker: int, num_workers: int) -> Iterator[Draw]:
+        """Every `num_workers`-th run, beginning with the `worker`-th."""
+        num_samples = len(self.shard_of)
+        epoch, order = -1, np.empty(0, np.int64)
+        start = self.first + worker * self.stride
+        while True:
+            for number in range(start, start + self.batch_size):
+                if number // num_samples != epoch:
+                    epoch = number // num_samples
+                    order = epoch_order(self.shard_of, seed=self.seed, epoch=epoch, block=self.block)
+                yield Draw(number=number, sample=int(order[number % num_samples]))
+            start += num_workers * self.stride
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationDraws:
+    """Every sample once, in order; runs of `batch_size`, the last one shorter."""
+
+    num_samples: int
+    batch_size: int
+
+    def of_worker(self, worker: int, num_workers: int) -> Iterator[Draw]:
+        """Every `num_workers`-th run, beginning with the `worker`-th."""
+        for start in range(worker * self.batch_size, self.num_samples, num_workers * self.batch_size):
+            for number in range(start, min(start + self.batch_size, self.num_samples)):
+                yield Draw(number=number, sample=number)
+
+
+def _require_shards(manifest: Manifest, rows: pd.DataFrame) -> None:
+    """One listing per folder, so that a missing file is told before hours of training and not after."""
+    ends = rows.assign(end=rows["offset"] + rows["num_bytes"]).groupby("shard")["end"].max().to_dict()
+    sizes = {
+        posixpath.join(folder, name): size
+        for folder in sorted({posixpath.dirname(shard) for shard in ends})
+        for name, size in storage.list_files(storage.join_uri(manifest.shard_root, folder)).items()
+    }
+    for shard, end in ends.items():
+        if shard not in sizes:
+            raise ShardError(f"shard {manifest.shard_uri(shard)} is missing; the manifest needs it (try lhmforge fsck)")
+        if sizes[shard] < end:
+            raise ShardError(f"shard {manifest.shard_uri(shard)} is torn: it has {sizes[shard]} bytes, not {end}")
