@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 _FINGERS = ("index", "middle", "pinky", "ring", "thumb")
 
 BODY_JOINTS = (
@@ -53,7 +55,7 @@ def _parents() -> tuple[int, ...]:
         chains += [(f"{side}_wrist", *(f"{side}_{finger}{i}" for i in (1, 2, 3))) for finger in _FINGERS]
     parents = [-1] * NUM_JOINTS
     for chain in chains:
-        for above, below in zip(chain, chain[1:], strict=False):
+        for above, below in itertools.pairwise(chain):
             parents[joint(below)] = joint(above)
     return tuple(parents)
 
