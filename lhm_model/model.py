@@ -1,0 +1,202 @@
+"""LHM: one image of a person -> Gaussians on a canonical body -> posed -> rendered (arXiv 2503.10625)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lhmforge.datasets.batch import Batch, BodyBatch
+from lhmforge.datasets.body.model import BodyModel
+from lhmforge.datasets.errors import CheckpointError
+from lhmforge.lhm_model.attention import Kernel, resolve_kernel
+from lhmforge.lhm_model.config import ModelConfig
+from lhmforge.lhm_model.embeddings import GlobalModulation, PointEmbed
+from lhmforge.lhm_model.encoders import build_body_encoder, build_head_encoder
+from lhmforge.lhm_model.gaussian_head import GaussianHead, GaussianMLP
+from lhmforge.lhm_model.gaussians import CanonicalGaussians, PosedGaussians, RenderedViews
+from lhmforge.lhm_model.query_points import QueryPoints, sample_query_points
+from lhmforge.lhm_model.skinning import Skinner
+from lhmforge.lhm_model.token_layout import token_layout
+from lhmforge.lhm_model.transformer import BodyHeadTransformer, TransformerConfig
+
+POINT_KEYS = ("query_vertex_ids", "query_barycentric", "query_topology")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LHMOutput:
+    """All that a loss may look at."""
+
+    canonical: CanonicalGaussians
+    posed: PosedGaussians
+    views: RenderedViews
+
+
+class LHM(nn.Module):
+    """The model; device, precision, compilation and sharding are applied from outside.
+
+    Without `query_points` the set is drawn from `config.point_seed`. The set is a buffer of the state dict, and loading
+    a state with another set or another mesh raises `CheckpointError`; `LHM.from_state` takes the set from the state.
+    """
+
+    query_vertex_ids: Tensor
+    query_barycentric: Tensor
+    query_topology: Tensor
+
+    def __init__(self, config: ModelConfig, body: BodyModel, query_points: QueryPoints | None = None) -> None:
+        super().__init__()
+        self.config, self.layout = config, token_layout(config)
+        points = sample_query_points(body, config) if query_points is None else query_points
+        if (points.num_points, points.num_body) != (config.num_points, config.num_body_points):
+            raise CheckpointError(
+                f"query points: {points.num_points} with {points.num_body} on the body; the configuration "
+                f"{config.name!r} has {config.num_points} with {config.num_body_points}"
+            )
+        self.points_digest, self.topology_digest = points.digest, points.topology_digest
+        self.skinner = Skinner(body, points, leg_spread_deg=config.canonical_leg_spread_deg, compat=config.compat)
+        self.register_buffer("query_vertex_ids", points.vertex_ids.clone())
+        self.register_buffer("query_barycentric", points.barycentric.clone())
+        self.register_buffer("query_topology", _digest_tensor(points.topology_digest))
+        self.body_encoder, self.head_encoder = build_body_encoder(config), build_head_encoder(config)
+        self.transformer = BodyHeadTransformer(transformer_config(config))
+        self.point_embed = PointEmbed(config.width, config.num_frequencies)
+        body_channels, self.head_mask_token = config.body_encoder.channels, _mask_token(config)
+        self.modulation = GlobalModulation(body_channels, body_channels // 2, self.transformer.modulation_width)
+        self.gaussian_mlp = GaussianMLP((config.width, *config.gaussian_head.hidden, config.width))
+        self.gaussian_head = GaussianHead(config.width, config.gaussian_head)
+        self.register_load_state_dict_pre_hook(_check_points)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_state(cls, config: ModelConfig, body: BodyModel, state: Mapping[str, Tensor]) -> LHM:
+        """A model with the weights AND the query points of `state`; raises `CheckpointError` naming what is wrong."""
+        model = cls(config, body, query_points_of(state, config.num_body_points))
+        own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        wrong = [name for name in own.keys() & state.keys() if own[name] != state[name].shape]
+        if own.keys() != state.keys() or wrong:
+            raise CheckpointError(
+                f"the checkpoint is not of a {config.name!r} model: missing {sorted(own.keys() - state.keys())[:5]}, "
+                f"unexpected {sorted(state.keys() - own.keys())[:5]}, wrong shape {sorted(wrong)[:5]}"
+            )
+        model.load_state_dict(dict(state))
+        return model
+
+    def set_step(self, step: int) -> None:
+        """Moves the bound of the scales along its schedule; a new model stands at the end of it."""
+        self.gaussian_head.set_step(step)
+
+    def set_attention_kernel(self, kernel: Kernel) -> None:
+        """Chooses the attention kernel of the transformer; raises when this machine cannot run it."""
+        self.transformer.kernel = resolve_kernel(kernel)
+
+    def forward(self, batch: Batch, backend: str = "auto") -> LHMOutput:
+        """Gaussians of the source image, posed and rendered as each target view; `backend` names the renderer."""
+        from lhmforge.lhm_model.render import render_gaussians
+
+        canonical = self.encode(
+            source_image=batch.source_image, head_image=batch.head_image, head_valid=batch.head_valid
+        )
+        posed = self.pose(canonical, batch.body)
+        height, width = batch.target_image.shape[-2:]
+        views = render_gaussians(
+            posed,
+            intrinsics=batch.intrinsics,
+            world_to_camera=batch.world_to_camera,
+            width=width,
+            height=height,
+            background=batch.background,
+            backend=backend,
+        )
+        return LHMOutput(canonical=canonical, posed=posed, views=views)
+
+    def encode(
+        self,
+        *,
+        source_image: Float[Tensor, "B 3 H W"],
+        head_image: Float[Tensor, "B 3 K K"],
+        head_valid: Bool[Tensor, " B"],
+    ) -> CanonicalGaussians:
+        """Canonical Gaussians of the person; images in 0..1, the source on white. Where no face was seen
+        (`head_valid` false) the head tokens say so: the mask token, or a black crop when shrinkage is off."""
+        body_tokens = self.body_encoder(source_image)
+        head_tokens = self.head_encoder(head_image * head_valid[:, None, None, None])
+        head_tokens = self._mask_head(head_tokens, head_valid)
+        points = self.point_embed(self.skinner.canonical[None]).expand(len(source_image), -1, -1)
+        features = self.transformer(
+            points=points,
+            body_tokens=body_tokens,
+            head_tokens=head_tokens,
+            modulation=self.modulation(body_tokens),
+            layout=self.layout,
+        )
+        tight = self.skinner.upper_body if self.config.compat else None
+        return self.gaussian_head(self.gaussian_mlp(features), tight)  # type: ignore[no-any-return]
+
+    def pose(self, canonical: CanonicalGaussians, body: BodyBatch) -> PosedGaussians:
+        """The Gaussians in every pose of `body`, in world coordinates."""
+        return self.skinner(canonical, body)  # type: ignore[no-any-return]
+
+    def _mask_head(self, tokens: Float[Tensor, "B U C"], valid: Bool[Tensor, " B"]) -> Float[Tensor, "B U C"]:
+        """Head-token shrinkage: in training a share of U(0, limit) of each sample's tokens becomes the mask token."""
+        if self.head_mask_token is None:
+            return tokens
+        masked = ~valid[:, None].expand(-1, tokens.shape[1])
+        if self.training:
+            share = self.config.head_token_shrinkage * torch.rand(len(tokens), 1, device=tokens.device)
+            masked = masked | (torch.rand(tokens.shape[:2], device=tokens.device) < share)
+        return torch.where(masked[..., None], self.head_mask_token.to(tokens.dtype), tokens)
+
+
+def transformer_config(config: ModelConfig) -> TransformerConfig:
+    """Sizes of the transformer that `config` describes."""
+    return TransformerConfig(
+        width=config.width,
+        num_heads=config.num_heads,
+        num_blocks=config.num_blocks,
+        context_channels=config.context_channels,
+        feed_forward=4 * config.width,
+        architecture=config.architecture,
+        double_context=config.compat,
+        checkpoint_blocks=config.checkpoint_blocks,
+    )
+
+
+def query_points_of(state: Mapping[str, Tensor], num_body: int) -> QueryPoints:
+    """The point set stored in a state dict; raises `CheckpointError` when it holds none."""
+    missing = [key for key in POINT_KEYS if key not in state]
+    if missing:
+        raise CheckpointError(f"the checkpoint holds no query points ({', '.join(missing)} missing)")
+    return QueryPoints(
+        vertex_ids=state["query_vertex_ids"].cpu(),
+        barycentric=state["query_barycentric"].float().cpu(),
+        num_body=num_body,
+        topology_digest=bytes(state["query_topology"].cpu().tolist()).hex(),
+    )
+
+
+def _mask_token(config: ModelConfig) -> nn.Parameter | None:
+    return nn.Parameter(torch.zeros(config.head_encoder.channels)) if config.head_token_shrinkage else None
+
+
+def _digest_tensor(digest: str) -> Tensor:
+    return torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
+
+
+def _check_points(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    assert isinstance(module, LHM)
+    present = {key: state[prefix + key] for key in POINT_KEYS if prefix + key in state}
+    if any(tensor.is_meta for tensor in present.values()):
+        return
+    stored = query_points_of(present, module.config.num_body_points)
+    if stored.topology_digest != module.topology_digest:
+        raise CheckpointError(
+            f"the checkpoint was trained on a body with topology digest {stored.topology_digest[:16]}, this model "
+            f"stands on {module.topology_digest[:16]}: use the body file of the training run"
+        )
+    if stored.digest != module.points_digest:
+        raise CheckpointError(
+            f"the checkpoint's query points (digest {stored.digest[:16]}) are not this model's "
+            f"({module.points_digest[:16]}); build the model with LHM.from_state, which takes them from the checkpoint"
+        )
