@@ -101,8 +101,12 @@ class BodyModel:
 
     def to(self, device: torch.device | str) -> BodyModel:
         """The same body with its tensors on `device`."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{n: v.to(device) for n, v in moved.items() if isinstance(v, Tensor)})
+        clone = replace(self)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                object.__setattr__(clone, field.name, value.to(device))  # the clone is not shared yet
+        return clone
 
     def joints_rest(
         self, betas: Float[Tensor, "B S"], expression: Float[Tensor, "B E"] | None = None
@@ -163,12 +167,14 @@ class BodyModel:
         """Pose-corrective offsets in rest space for the rotation of every joint but the root."""
         identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
         feature = (rotations[:, 1:] - identity).flatten(1)
-        return (feature @ self.posedirs).unflatten(-1, (self.num_vertices, 3))
+        return (feature @ self.posedirs).reshape(len(rotations), self.num_vertices, 3)
 
     def pose(self, params: BodyParams, *, pose_correctives: bool = True) -> BodyOutput:
         """The body in every frame of a track; no gradient, on the device of this model."""
-        device = self.v_template.device
-        as_tensor = lambda a: torch.as_tensor(np.asarray(a, np.float32), device=device)  # noqa: E731
+
+        def as_tensor(array: np.ndarray) -> Tensor:
+            return torch.as_tensor(np.asarray(array, np.float32), device=self.v_template.device)
+
         with torch.no_grad():
             return self.forward(
                 betas=as_tensor(params.betas)[None].expand(params.num_frames, -1),
@@ -214,7 +220,6 @@ def _from_arrays(arrays: BodyArrays, *, digest: str, source: str, num_betas: int
     exprdirs = torch.from_numpy(np.ascontiguousarray(arrays.shapedirs[..., num_shape : num_shape + num_expression]))
     regressor, v_template = torch.from_numpy(arrays.J_regressor), torch.from_numpy(arrays.v_template)
     topology = hashlib.sha256(np.int64(len(v_template)).tobytes() + arrays.faces.tobytes()).hexdigest()
-    optional = lambda a: None if a is None else torch.from_numpy(a)  # noqa: E731
     return BodyModel(
         digest=digest,
         topology_digest=topology,
@@ -231,8 +236,12 @@ def _from_arrays(arrays: BodyArrays, *, digest: str, source: str, num_betas: int
         joints_shapedirs=torch.einsum("jv,vcs->jcs", regressor, shapedirs),
         joints_exprdirs=torch.einsum("jv,vce->jce", regressor, exprdirs),
         extra_vertices=arrays.extra_vertices,
-        uv=optional(arrays.uv),
-        uv_faces=optional(arrays.uv_faces),
-        face_landmark_faces=optional(arrays.face_landmark_faces),
-        face_landmark_bary=optional(arrays.face_landmark_bary),
+        uv=_optional(arrays.uv),
+        uv_faces=_optional(arrays.uv_faces),
+        face_landmark_faces=_optional(arrays.face_landmark_faces),
+        face_landmark_bary=_optional(arrays.face_landmark_bary),
     )
+
+
+def _optional(array: np.ndarray | None) -> Tensor | None:
+    return None if array is None else torch.from_numpy(array)

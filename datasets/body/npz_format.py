@@ -69,16 +69,16 @@ def _load(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise BodyError(f"{path}: no such body model file")
     try:
+        if not zipfile.is_zipfile(path):
+            hint = "a .pkl body? only the .npz release is read" if path.suffix == ".pkl" else "torn or another format"
+            raise BodyError(f"{path}: not a readable .npz archive ({hint})")
         with np.load(path, allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
-                raise BodyError(f"{path}: holds one bare array; a body model is an .npz archive")
             missing = [name for name in REQUIRED if name not in archive.files]
             if missing:
                 raise BodyError(f"{path}: arrays {missing} are missing; an SMPL-X npz file has {list(REQUIRED)}")
             return {name: archive[name] for name in names if name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        hint = " (a .pkl body? only the .npz release is read)" if path.suffix == ".pkl" else ""
-        raise BodyError(f"{path}: not a readable .npz archive{hint}: {error}") from error
+        raise BodyError(f"{path}: not a readable .npz archive: {error}") from error
 
 
 def _check(path: Path, raw: dict[str, np.ndarray], num_vertices: int) -> None:

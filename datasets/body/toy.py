@@ -37,7 +37,7 @@ _SIDES = 6
 
 
 def toy_body_arrays(*, num_shape: int = 10, num_expression: int = 10) -> dict[str, np.ndarray]:
-    """The arrays of a small body file (816 vertices), the same on every call."""
+    """The arrays of a small body file (980 vertices), the same on every call."""
     joints = _toy_joints()
     vertices, faces, weights, radial = _tubes(joints)
     num_vertices = len(vertices)
@@ -113,7 +113,10 @@ def _radius(start: int) -> float:
 
 
 def _tubes(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    vertices, faces, weights, radial = [], [], [], []
+    vertices: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
+    radial: list[np.ndarray] = []
+    faces: list[tuple[int, int, int]] = []
     for start, end, tip in _bones(joints):
         base, along = len(vertices), tip - joints[start]
         axis = along / np.linalg.norm(along)
@@ -134,8 +137,8 @@ def _tubes(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
             a, b = base + k, base + (k + 1) % _SIDES
             c, d = a + _SIDES, b + _SIDES
             faces += [(a, b, d), (a, d, c), (b, a, base + 2 * _SIDES), (c, d, base + 2 * _SIDES + 1)]
-    as_float = lambda rows: np.array(rows, np.float32)  # noqa: E731
-    return as_float(vertices), np.array(faces, np.int64), as_float(weights), as_float(radial)
+    as_float = [np.array(rows, np.float32) for rows in (vertices, weights, radial)]
+    return as_float[0], np.array(faces, np.int64), as_float[1], as_float[2]
 
 
 def _blend(start: int, end: int, share: float) -> np.ndarray:

@@ -129,7 +129,8 @@ def _sample_rotations(j: int, rng: np.random.Generator) -> Float64[np.ndarray, "
         angles[i] = np.eye(3)[axis] * rng.choice([low[axis], high[axis], rng.uniform(low[axis], high[axis])])
     if name.startswith("right"):
         angles[:, 1:] *= -1
-    return Rotation.from_rotvec(np.deg2rad(angles)).as_matrix()
+    matrices: np.ndarray = Rotation.from_rotvec(np.deg2rad(angles)).as_matrix()
+    return matrices
 
 
 def _subtree(j: int) -> list[int]:

@@ -7,6 +7,7 @@ blendshapes, skinning weights and UVs carry over exactly.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -137,7 +138,7 @@ class _CollapsibleMesh:
 
     def _cost(self, vertex: int, onto: int) -> float:
         error = _error(_add(self.quadrics[vertex], self.quadrics[onto]), self.points[onto])
-        length = sum((a - b) ** 2 for a, b in zip(self.points[vertex], self.points[onto], strict=True)) ** 0.5
+        length = math.dist(self.points[vertex], self.points[onto])
         return float(self.importance[vertex]) * (error + 1e-7 * length)
 
 
@@ -175,11 +176,11 @@ def _error(q: _Quadric, point: tuple[float, ...]) -> float:
 def _keeps_facing(before: list[tuple[float, ...]], after: list[tuple[float, ...]]) -> bool:
     old, new = _normal(before), _normal(after)
     dot = sum(a * b for a, b in zip(old, new, strict=True))
-    old_length, new_length = sum(a * a for a in old) ** 0.5, sum(a * a for a in new) ** 0.5
+    old_length, new_length = math.hypot(*old), math.hypot(*new)
     if new_length < 1e-12 or dot < 0.3 * old_length * new_length:
         return False
-    longest = max(sum((a - b) ** 2 for a, b in zip(after[k], after[k - 1], strict=True)) for k in range(3))
-    return new_length >= 0.02 * longest
+    longest = max(math.dist(after[k], after[k - 1]) for k in range(3))
+    return new_length >= 0.02 * longest**2
 
 
 def _normal(corners: list[tuple[float, ...]]) -> tuple[float, float, float]:

@@ -21,11 +21,11 @@ def left_hand_space() -> HandSpace:
     spread = np.zeros((15, 3))
     spread[[0, 3, 6, 9], 1] = (-0.3, -0.05, 0.3, 0.1)
     synergies = [
-        hand_pose((1, 1, 1, 1), 1),
-        hand_pose((1, 0, 0, 0), 0),
-        hand_pose((0, 0, 0, 0), 1),
-        hand_pose((0, 1, -0.5, -0.5), 0),
-        hand_pose((-0.5, 0, 1, 0.5), 0),
+        hand_pose((1.0, 1.0, 1.0, 1.0), 1.0),
+        hand_pose((1.0, 0.0, 0.0, 0.0), 0.0),
+        hand_pose((0.0, 0.0, 0.0, 0.0), 1.0),
+        hand_pose((0.0, 1.0, -0.5, -0.5), 0.0),
+        hand_pose((-0.5, 0.0, 1.0, 0.5), 0.0),
         spread,
     ]
     basis = np.concatenate([np.stack(synergies).reshape(-1, 45), np.eye(45)])

@@ -60,4 +60,5 @@ def _fit_row(points: Float64[np.ndarray, "N C 3"], target: Float64[np.ndarray, "
         stacked = np.concatenate([matrix, sum_row, ridge * np.eye(count)])
         row = np.linalg.lstsq(stacked, np.concatenate([wanted, [_SUM_WEIGHT], ridge / count * ones]), rcond=None)[0]
         row = row / row.sum()
-    return row
+    result: np.ndarray = row
+    return result

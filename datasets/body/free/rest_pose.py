@@ -31,14 +31,16 @@ class RestPoseMap:
     def heads(self, vertices: Float64[np.ndarray, "K V 3"]) -> Float64[np.ndarray, "K B 3"]:
         """Bone heads in the rest pose, pelvis at the origin (linear in `vertices`)."""
         moved = chain_heads(self._flat(self.rig.head_of, vertices), self.rotations, self.rig.parents)
-        return moved - moved[:, [self.rig.index("spine04")]]
+        centred: np.ndarray = moved - moved[:, [self.rig.index("spine04")]]
+        return centred
 
     def vertices(self, vertices: Float64[np.ndarray, "K V 3"]) -> Float64[np.ndarray, "K V 3"]:
         """Vertices in the rest pose, pelvis at the origin (linear in `vertices`)."""
         heads = self._flat(self.rig.head_of, vertices)
         shift = self.heads(vertices) - np.einsum("bij,kbj->kbi", self.rotations, heads)
         turned = np.einsum("vij,kvj->kvi", self.vertex_rotations, vertices)
-        return turned + self._flat(self.rig.weights, shift)
+        moved: np.ndarray = turned + self._flat(self.rig.weights, shift)
+        return moved
 
     @staticmethod
     def _flat(matrix: Float64[np.ndarray, "M N"], values: Float64[np.ndarray, "K N 3"]) -> Float64[np.ndarray, "K M 3"]:
