@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+
 from lhmforge.datasets import storage
 from lhmforge.datasets.errors import CorpusError, StorageError
 from lhmforge.datasets.records import SourceVideo
 
-VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts")
-    + (".flv", ".wmv", ".3gp", ".ogv", ".mxf")
-)
+_COMMON_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+_OTHER_SUFFIXES = (".mpg", ".mpeg", ".ts", ".m2ts", ".flv", ".wmv", ".3gp", ".ogv", ".mxf")
+VIDEO_SUFFIXES = frozenset((*_COMMON_SUFFIXES, *_OTHER_SUFFIXES))
 MANIFEST_SUFFIXES = frozenset({".parquet", ".csv"})
 PLACE_COLUMNS = ("path", "uri")
 FIELD_COLUMNS = ("source_id", "channel", "licence", "identity")

@@ -228,7 +228,7 @@ def _rotation(container: av.container.InputContainer, stream: av.VideoStream) ->
 
 def _bit_depth(stream: av.VideoStream) -> int:
     pixel_format = stream.codec_context.format
-    return max(component.bits for component in pixel_format.components) if pixel_format else 8
+    return max((int(component.bits) for component in pixel_format.components), default=8) if pixel_format else 8
 
 
 def _refuse_cut_boxes(path: str) -> None:

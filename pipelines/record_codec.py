@@ -15,6 +15,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
+
 from lhmforge.datasets import manifest, records
 from lhmforge.datasets.body.params import BodyParams
 from lhmforge.datasets.errors import ShardError
@@ -40,7 +41,7 @@ RECORD_TYPES: dict[str, type] = {
     )
 }
 
-Tree: TypeAlias = None | bool | int | float | str | list["Tree"] | dict[str, "Tree"]
+Tree: TypeAlias = bool | int | float | str | list["Tree"] | dict[str, "Tree"] | None
 
 
 def encode_records(values: Sequence[object], *, source: records.SourceVideo | None = None) -> bytes:
