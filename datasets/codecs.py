@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from lhmforge.datasets.errors import ShardError
 from PIL import Image, UnidentifiedImageError
+
+from lhmforge.datasets.errors import ShardError
 
 if TYPE_CHECKING:
     JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"

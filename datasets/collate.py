@@ -7,10 +7,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from lhmforge.datasets.batch import Batch, BodyBatch
 from lhmforge.datasets.body.params import BodyParams
 from lhmforge.datasets.sampling import Example, View
-from torch import Tensor
 
 _BODY_PREFIX = "body."
 _IDS = "sample_ids"

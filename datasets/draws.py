@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64
+
 from lhmforge.datasets import storage
 from lhmforge.datasets.errors import ShardError
 from lhmforge.datasets.manifest import Manifest

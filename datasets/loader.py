@@ -15,6 +15,9 @@ import cv2
 import numpy as np
 import torch
 import webdataset as wds
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
 from lhmforge.datasets.batch import Batch
 from lhmforge.datasets.collate import BatchItem, collate, to_batch
 from lhmforge.datasets.draws import Draw, EvaluationDraws, SampleIndex, TrainingDraws, build_index
@@ -24,8 +27,6 @@ from lhmforge.datasets.manifest import Manifest
 from lhmforge.datasets.sample import parse_sample
 from lhmforge.datasets.sampling import SamplingConfig, evaluation_example, training_example
 from lhmforge.datasets.shards import read_sample
-from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
 
 _ERRORS = "errors"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from lhmforge.datasets import storage
 from lhmforge.datasets.codecs import encode_json
 from lhmforge.datasets.errors import ShardError

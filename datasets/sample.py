@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
+
 from lhmforge.datasets.body.params import BodyParams
 from lhmforge.datasets.codecs import (
     JsonValue,

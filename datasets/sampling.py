@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
+
 from lhmforge.datasets.cameras import crop_and_resize_intrinsics
 from lhmforge.datasets.errors import ConfigError
 from lhmforge.datasets.sample import StoredSample

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import webdataset as wds
+
 from lhmforge.datasets import storage
 from lhmforge.datasets.errors import ShardError
 from lhmforge.datasets.records import PackedSample

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+
 from lhmforge.datasets import storage
 from lhmforge.datasets.codecs import encode_json
 from lhmforge.datasets.errors import ShardError

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
 from lhmforge.datasets.errors import StorageError
 
 _log = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
+
 from lhmforge.datasets import storage
 from lhmforge.datasets.codecs import decode_json, encode_json
 from lhmforge.datasets.errors import ShardError

@@ -9,6 +9,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
+
 from lhmforge.datasets.cameras import crop_and_resize_intrinsics
 from lhmforge.datasets.codecs import decode_png
 from lhmforge.datasets.errors import ConfigError
