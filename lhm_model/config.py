@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from lhmforge.datasets.errors import ConfigError
 
 EncoderKind = Literal["small", "vit", "sapiens", "dinov2"]
 Architecture = Literal["body_head", "plain"]
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,19 +123,6 @@ class ModelConfig:
         """Channels of the joint context; the narrower encoder's tokens are zero-padded to it."""
         return max(self.body_encoder.channels, self.head_encoder.channels)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> ModelConfig:
-        """Inverse of `to_json`; raises `ConfigError` that lists the valid keys when one is unknown or missing."""
-        raw = json.loads(text)
-        if not isinstance(raw, dict):
-            raise ConfigError(f"model config: expected a JSON object, found {type(raw).__name__}")
-        nested = {"body_encoder": EncoderConfig, "head_encoder": EncoderConfig, "gaussian_head": GaussianHeadConfig}
-        built: dict[str, object] = {key: _build(key, raw[key], record) for key, record in nested.items() if key in raw}
-        return _build("model", {**raw, **built}, cls)
-
 
 PRESET_NAMES = ("tiny", "mini", "0.5b", "0.7b", "1b")
 
@@ -172,6 +156,15 @@ def with_random_body_encoder(config: ModelConfig) -> ModelConfig:
     return replace(config, body_encoder=replace(config.body_encoder, kind="vit", weights=""))
 
 
+def with_encoder_weights(config: ModelConfig, *, body: str = "", head: str = "") -> ModelConfig:
+    """The same model with the user's encoder files; an empty path leaves the configured one."""
+    encoders = config.body_encoder, config.head_encoder
+    body_encoder, head_encoder = (
+        replace(encoder, weights=path or encoder.weights) for encoder, path in zip(encoders, (body, head), strict=True)
+    )
+    return replace(config, body_encoder=body_encoder, head_encoder=head_encoder)
+
+
 def _tiny() -> ModelConfig:
     return ModelConfig(
         name="tiny",
@@ -183,16 +176,3 @@ def _tiny() -> ModelConfig:
         head_encoder=EncoderConfig(kind="small", image_size=96, patch_size=12, channels=96, depth=2, num_heads=4),
         gaussian_head=GaussianHeadConfig(hidden=(128, 128)),
     )
-
-
-def _build(where: str, raw: object, record: type[Record]) -> Record:
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where}: expected an object, found {type(raw).__name__}")
-    valid = {f.name for f in fields(record)}  # type: ignore[arg-type]
-    unknown = set(raw) - valid
-    if unknown:
-        raise ConfigError(f"{where}: unknown keys {sorted(unknown)}; valid: {sorted(valid)}")
-    try:
-        return record(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}; keys: {sorted(valid)}") from error

@@ -12,16 +12,12 @@ from torch import Tensor, nn
 from lhmforge.datasets.batch import Batch, BodyBatch
 from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.errors import CheckpointError
-from lhmforge.lhm_model.attention import Kernel, resolve_kernel
 from lhmforge.lhm_model.config import ModelConfig
-from lhmforge.lhm_model.embeddings import GlobalModulation, PointEmbed
-from lhmforge.lhm_model.encoders import build_body_encoder, build_head_encoder
-from lhmforge.lhm_model.gaussian_head import GaussianHead, GaussianMLP
 from lhmforge.lhm_model.gaussians import CanonicalGaussians, PosedGaussians, RenderedViews
+from lhmforge.lhm_model.network import LHMNetwork
 from lhmforge.lhm_model.query_points import QueryPoints, sample_query_points
+from lhmforge.lhm_model.render import render_gaussians
 from lhmforge.lhm_model.skinning import Skinner
-from lhmforge.lhm_model.token_layout import token_layout
-from lhmforge.lhm_model.transformer import BodyHeadTransformer, TransformerConfig
 
 POINT_KEYS = ("query_vertex_ids", "query_barycentric", "query_topology")
 
@@ -35,11 +31,11 @@ class LHMOutput:
     views: RenderedViews
 
 
-class LHM(nn.Module):
-    """The model; device, precision, compilation and sharding are applied from outside.
+class LHM(LHMNetwork):
+    """The network on one body, with its query points, skinning and rendering.
 
-    Without `query_points` the set is drawn from `config.point_seed`. The set is a buffer of the state dict, and loading
-    a state with another set or another mesh raises `CheckpointError`; `LHM.from_state` takes the set from the state.
+    Without `query_points` the set is drawn from `config.point_seed`. The set is part of the state dict, and loading a
+    state with another set or another mesh raises `CheckpointError`; `LHM.from_state` takes the set from the state.
     """
 
     query_vertex_ids: Tensor
@@ -47,8 +43,7 @@ class LHM(nn.Module):
     query_topology: Tensor
 
     def __init__(self, config: ModelConfig, body: BodyModel, query_points: QueryPoints | None = None) -> None:
-        super().__init__()
-        self.config, self.layout = config, token_layout(config)
+        super().__init__(config)
         points = sample_query_points(body, config) if query_points is None else query_points
         if (points.num_points, points.num_body) != (config.num_points, config.num_body_points):
             raise CheckpointError(
@@ -60,13 +55,6 @@ class LHM(nn.Module):
         self.register_buffer("query_vertex_ids", points.vertex_ids.clone())
         self.register_buffer("query_barycentric", points.barycentric.clone())
         self.register_buffer("query_topology", _digest_tensor(points.topology_digest))
-        self.body_encoder, self.head_encoder = build_body_encoder(config), build_head_encoder(config)
-        self.transformer = BodyHeadTransformer(transformer_config(config))
-        self.point_embed = PointEmbed(config.width, config.num_frequencies)
-        body_channels, self.head_mask_token = config.body_encoder.channels, _mask_token(config)
-        self.modulation = GlobalModulation(body_channels, body_channels // 2, self.transformer.modulation_width)
-        self.gaussian_mlp = GaussianMLP((config.width, *config.gaussian_head.hidden, config.width))
-        self.gaussian_head = GaussianHead(config.width, config.gaussian_head)
         self.register_load_state_dict_pre_hook(_check_points)  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -83,18 +71,8 @@ class LHM(nn.Module):
         model.load_state_dict(dict(state))
         return model
 
-    def set_step(self, step: int) -> None:
-        """Moves the bound of the scales along its schedule; a new model stands at the end of it."""
-        self.gaussian_head.set_step(step)
-
-    def set_attention_kernel(self, kernel: Kernel) -> None:
-        """Chooses the attention kernel of the transformer; raises when this machine cannot run it."""
-        self.transformer.kernel = resolve_kernel(kernel)
-
     def forward(self, batch: Batch, backend: str = "auto") -> LHMOutput:
         """Gaussians of the source image, posed and rendered as each target view; `backend` names the renderer."""
-        from lhmforge.lhm_model.render import render_gaussians
-
         canonical = self.encode(
             source_image=batch.source_image, head_image=batch.head_image, head_valid=batch.head_valid
         )
@@ -118,49 +96,19 @@ class LHM(nn.Module):
         head_image: Float[Tensor, "B 3 K K"],
         head_valid: Bool[Tensor, " B"],
     ) -> CanonicalGaussians:
-        """Canonical Gaussians of the person; images in 0..1, the source on white. Where no face was seen
-        (`head_valid` false) the head tokens say so: the mask token, or a black crop when shrinkage is off."""
-        body_tokens = self.body_encoder(source_image)
-        head_tokens = self.head_encoder(head_image * head_valid[:, None, None, None])
-        head_tokens = self._mask_head(head_tokens, head_valid)
-        points = self.point_embed(self.skinner.canonical[None]).expand(len(source_image), -1, -1)
-        features = self.transformer(
-            points=points,
-            body_tokens=body_tokens,
-            head_tokens=head_tokens,
-            modulation=self.modulation(body_tokens),
-            layout=self.layout,
+        """Canonical Gaussians of the person, one per query point; see `LHMNetwork.decode`."""
+        return self.decode(
+            source_image=source_image,
+            head_image=head_image,
+            head_valid=head_valid,
+            canonical_points=self.skinner.canonical,
+            tight=self.skinner.upper_body if self.config.compat else None,
         )
-        tight = self.skinner.upper_body if self.config.compat else None
-        return self.gaussian_head(self.gaussian_mlp(features), tight)  # type: ignore[no-any-return]
 
     def pose(self, canonical: CanonicalGaussians, body: BodyBatch) -> PosedGaussians:
         """The Gaussians in every pose of `body`, in world coordinates."""
-        return self.skinner(canonical, body)  # type: ignore[no-any-return]
-
-    def _mask_head(self, tokens: Float[Tensor, "B U C"], valid: Bool[Tensor, " B"]) -> Float[Tensor, "B U C"]:
-        """Head-token shrinkage: in training a share of U(0, limit) of each sample's tokens becomes the mask token."""
-        if self.head_mask_token is None:
-            return tokens
-        masked = ~valid[:, None].expand(-1, tokens.shape[1])
-        if self.training:
-            share = self.config.head_token_shrinkage * torch.rand(len(tokens), 1, device=tokens.device)
-            masked = masked | (torch.rand(tokens.shape[:2], device=tokens.device) < share)
-        return torch.where(masked[..., None], self.head_mask_token.to(tokens.dtype), tokens)
-
-
-def transformer_config(config: ModelConfig) -> TransformerConfig:
-    """Sizes of the transformer that `config` describes."""
-    return TransformerConfig(
-        width=config.width,
-        num_heads=config.num_heads,
-        num_blocks=config.num_blocks,
-        context_channels=config.context_channels,
-        feed_forward=4 * config.width,
-        architecture=config.architecture,
-        double_context=config.compat,
-        checkpoint_blocks=config.checkpoint_blocks,
-    )
+        posed: PosedGaussians = self.skinner(canonical, body)
+        return posed
 
 
 def query_points_of(state: Mapping[str, Tensor], num_body: int) -> QueryPoints:
@@ -174,10 +122,6 @@ def query_points_of(state: Mapping[str, Tensor], num_body: int) -> QueryPoints:
         num_body=num_body,
         topology_digest=bytes(state["query_topology"].cpu().tolist()).hex(),
     )
-
-
-def _mask_token(config: ModelConfig) -> nn.Parameter | None:
-    return nn.Parameter(torch.zeros(config.head_encoder.channels)) if config.head_token_shrinkage else None
 
 
 def _digest_tensor(digest: str) -> Tensor:
