@@ -16,6 +16,7 @@ In = TypeVar("In", contravariant=True)
 Out = TypeVar("Out", covariant=True)
 
 
+@runtime_checkable
 class StageContext(Protocol):
     """What a stage may ask of its surroundings; the same in the inline and the Ray executor."""
 
