@@ -82,6 +82,7 @@ class Attempt:
     """One try at a video: the run that made it, the stage it reached, how it ended."""
 
     run: str
+    watched: bool  # a driver stood by that sees the process die; else the process was the driver itself
     stage: str
     state: AttemptState
     detail: str = ""
@@ -161,9 +162,10 @@ class UnitAttempts:
         self._place, self._fingerprint = place, fingerprint
         self._videos = {v.source_id: list(v.attempts) for v in self._load().videos}
 
-    def begin(self, source_id: str, run: str) -> None:
+    def begin(self, source_id: str, run: str, *, watched: bool) -> None:
         """Records that a video is in hand, before anything is done to it."""
-        self._videos.setdefault(source_id, []).append(Attempt(run=run, stage="", state="started"))
+        attempt = Attempt(run=run, watched=watched, stage="", state="started")
+        self._videos.setdefault(source_id, []).append(attempt)
         self._save()
 
     def enter(self, source_id: str, stage: str) -> None:
@@ -182,8 +184,16 @@ class UnitAttempts:
         return in_hand
 
     def counted(self, source_id: str) -> list[Attempt]:
-        """The attempts that count against a video: failed ones, and those that nobody saw the end of."""
-        return [a for a in self._videos.get(source_id, []) if a.state in ("started", "failed")]
+        """The attempts that count against a video: failed ones, and those that took the driver itself with them.
+
+        A watched attempt without an end lost its driver, which is not the video's doing.
+        """
+        attempts = self._videos.get(source_id, [])
+        return [a for a in attempts if a.state == "failed" or (a.state == "started" and not a.watched)]
+
+    def num_failed(self) -> int:
+        """Failed attempts at all videos of the unit."""
+        return sum(a.state == "failed" for attempts in self._videos.values() for a in attempts)
 
     def total(self, source_id: str) -> int:
         """All attempts at a video."""

@@ -122,7 +122,7 @@ def _curate_item(
         reject = Reject(key=source.source_id, source=source, stage=DEDUP, reason="duplicate_content", detail=detail)
         return Outcome(item, _only(reject), 0)
     while len(attempts.counted(source.source_id)) < task.limits.max_attempts:
-        attempts.begin(source.source_id, task.run)
+        attempts.begin(source.source_id, task.run, watched=task.replaceable)
         result = _attempt(item, task, ledger, attempts, context)
         if result is not None:
             attempts.end(source.source_id, "finished")
