@@ -10,6 +10,9 @@ from lhmforge.pipelines.backends.roles import BackendSpec
 
 # (role, name) -> "module:factory"; a factory takes the spec and returns an object of the role's protocol.
 BACKENDS: dict[tuple[str, str], str] = {
+    ("shots", "pyscenedetect"): "pyscenedetect:pyscenedetect_shots",
+    ("detector", "ssd_mobilenet"): "ssd_mobilenet:ssd_mobilenet_detector",
+    ("tracker", "bytetrack"): "bytetrack:bytetrack_tracker",
     ("shots", "fake"): "fake:fake_shots",
     ("detector", "fake"): "fake:fake_detector",
     ("tracker", "fake"): "fake:fake_tracker",
@@ -29,7 +32,9 @@ def load_backend(role: str, spec: BackendSpec) -> Any:
     """Builds the backend `spec.name` for `role`; raises `BackendError` naming the legal choices or what is missing."""
     entry = BACKENDS.get((role, spec.name))
     if entry is None:
-        raise BackendError(f"no {role} backend is named {spec.name!r}; known: {', '.join(backend_names(role)) or 'none'}")
+        raise BackendError(
+            f"no {role} backend is named {spec.name!r}; known: {', '.join(backend_names(role)) or 'none'}"
+        )
     module_name, _, factory_name = entry.partition(":")
     module = importlib.import_module(f"lhmforge.pipelines.backends.{module_name}")
     return getattr(module, factory_name)(spec)
