@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ KERNELS: tuple[Kernel, ...] = ("auto", "math", "sdpa", "cudnn", "flash", "flash3
 _OPTIONAL_MODULES = {"flash3": "flash_attn_interface", "flash4": "flash_attn.cute"}
 
 
+@runtime_checkable
 class _FlashFunction(Protocol):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor | tuple[Tensor, ...]: ...
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -48,7 +47,7 @@ class FrozenBodyEncoder(nn.Module):
             )
         return tokens  # type: ignore[no-any-return]
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenBodyEncoder:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._network[0]._apply(fn)
         return self
