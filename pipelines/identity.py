@@ -46,11 +46,9 @@ def resolve_identities(
     tracklets: Sequence[Tracklet], detections: Sequence[Detections], config: IdentityConfig
 ) -> list[Tracklet]:
     """One tracklet per person, ordered by first appearance and then from left to right."""
-    pieces = [
-        piece
-        for index, tracklet in enumerate(tracklets)
-        for piece in _clean_pieces(index, tracklet, detections, config)
-    ]
+    pieces: list[Piece] = []
+    for index, tracklet in enumerate(tracklets):
+        pieces += _clean_pieces(index, tracklet, detections, config)
     persons = [_concatenate([pieces[index] for index in group]) for group in _join(pieces, config)]
     return sorted(persons, key=lambda person: (int(person.positions[0]), float(person.boxes_px[0, 0])))
 
@@ -110,17 +108,9 @@ def _cut_at_jumps(
     for middle in range(window, len(run) - window + 1):
         before, after = descriptors[run[middle - window : middle]], descriptors[run[middle : middle + window]]
         similarity[middle] = float(_mean_descriptor(before) @ _mean_descriptor(after))
-    cuts = [
-        middle
-        for middle in range(1, len(run))
-        if similarity[middle] < config.min_jump_similarity
-        and similarity[middle] == _window_min(similarity, middle, window)
-    ]
+    lowest = [float(similarity[max(at - window, 0) : at + window + 1].min()) for at in range(len(run))]
+    cuts = [at for at in range(1, len(run)) if similarity[at] == lowest[at] < config.min_jump_similarity]
     return np.split(run, cuts)
-
-
-def _window_min(values: np.ndarray, middle: int, half: int) -> float:
-    return float(values[max(middle - half, 0) : middle + half + 1].min())
 
 
 def _mean_descriptor(descriptors: Float32[np.ndarray, "K D"]) -> Float32[np.ndarray, " D"]:
@@ -151,7 +141,7 @@ def _group_affinity(pieces: Sequence[Piece], groups: Sequence[Sequence[int]], co
             similarity = float(_group_descriptor(a) @ _group_descriptor(b))
             shared = {piece.tracklet for piece in a} & {piece.tracklet for piece in b}
             affinity[first, second] = similarity + (config.same_tracklet_bonus if shared else 0.0)
-    return np.maximum(affinity, affinity.T)
+    return np.asarray(np.maximum(affinity, affinity.T))
 
 
 def _best_unrivalled(

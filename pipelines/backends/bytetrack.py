@@ -36,11 +36,8 @@ class ByteTracker:
         )
         rows: dict[int, list[tuple[int, np.ndarray, float]]] = {}
         for position, found in enumerate(detections):
-            linked = tracker.update(
-                supervision.Detections(
-                    xyxy=found.boxes_px.astype(np.float64), confidence=found.scores.astype(np.float64)
-                )
-            )
+            boxes, scores = found.boxes_px.astype(np.float64), found.scores.astype(np.float64)
+            linked = tracker.update(supervision.Detections(xyxy=boxes, confidence=scores))
             if len(linked) == 0:
                 continue
             for box, score, person in zip(linked.xyxy, linked.confidence, linked.tracker_id, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,6 +12,8 @@ from lhmforge.datasets.records import Clip, Reject, Video
 from lhmforge.pipelines.backends.registry import load_backend
 from lhmforge.pipelines.backends.roles import BackendSpec
 from lhmforge.pipelines.stage import StageContext
+
+_DEFAULT_DETECTOR = BackendSpec(name="pyscenedetect")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,7 @@ class ShotsStage:
     accepts: ClassVar[type] = Video
     produces: ClassVar[type] = Clip
 
-    detector: BackendSpec = BackendSpec(name="pyscenedetect")
+    detector: BackendSpec = _DEFAULT_DETECTOR
     min_duration_s: float = 0.5
     max_duration_s: float = 20.0
     edge_frames: int = 1
@@ -56,7 +59,7 @@ class ShotsStage:
 
     def _spans(self, cuts: Sequence[int], video: Video) -> Iterator[tuple[int, int]]:
         borders = [0, *cuts, video.num_frames]
-        for start, stop in zip(borders, borders[1:], strict=False):
+        for start, stop in itertools.pairwise(borders):
             first = start + (self.edge_frames if start > 0 else 0)
             end = stop - (self.edge_frames if stop < video.num_frames else 0)
             if end <= first:
@@ -64,7 +67,7 @@ class ShotsStage:
             longest = max(2, int(self.max_duration_s * video.fps))
             num_parts = -(-(end - first) // longest)
             edges = [first + (end - first) * part // num_parts for part in range(num_parts + 1)]
-            yield from zip(edges, edges[1:], strict=False)
+            yield from itertools.pairwise(edges)
 
     def weight_digests(self) -> Sequence[str]:
         return tuple(load_backend("shots", self.detector).weight_digests())

@@ -20,6 +20,8 @@ from lhmforge.pipelines.boxes import covered_share, interpolate_boxes, iou
 from lhmforge.pipelines.identity import IdentityConfig, resolve_identities
 from lhmforge.pipelines.stage import StageContext
 
+_DEFAULT_DETECTOR = BackendSpec(name="ssd_mobilenet")
+_DEFAULT_TRACKER = BackendSpec(name="bytetrack")
 _SAME_PERSON_IOU = 0.5
 
 
@@ -37,8 +39,8 @@ class TrackStage:
     accepts: ClassVar[type] = Clip
     produces: ClassVar[type] = Track
 
-    detector: BackendSpec = BackendSpec(name="ssd_mobilenet")
-    tracker: BackendSpec = BackendSpec(name="bytetrack")
+    detector: BackendSpec = _DEFAULT_DETECTOR
+    tracker: BackendSpec = _DEFAULT_TRACKER
     identity: IdentityConfig = field(default_factory=IdentityConfig)
     sample_fps: float = 10.0
     max_frames: int = 300
@@ -162,7 +164,7 @@ def _remember(
 def _other_boxes(
     number: int, persons: Sequence[Tracklet], keys: Int64[np.ndarray, " K"], detections: Sequence[Detections]
 ) -> tuple[Float32[np.ndarray, "M 4"], ...]:
-    """Per frame of a person: the boxes of the other tracks, and of detections in the nearest key frame that no track took."""
+    """Per frame of a person: boxes of the other tracks, and detections of the nearest key frame that no track took."""
     own = persons[number]
     rows: list[np.ndarray] = []
     for position, box in zip(own.positions, own.boxes_px, strict=True):
