@@ -80,9 +80,9 @@ def ssim(image: Float[Tensor, "N C h w"], target: Float[Tensor, "N C h w"]) -> F
 def matte_iou(alpha: Float[Tensor, "N 1 h w"], target: Float[Tensor, "N 1 h w"]) -> Float[Tensor, " N"]:
     """Intersection over union of the two mattes at 0.5; 1 where both are empty."""
     a, b = alpha >= 0.5, target >= 0.5
-    union = (a | b).sum((1, 2, 3))
-    overlap = (a & b).sum((1, 2, 3))
-    return torch.where(union > 0, overlap / union.clamp(min=1), 1.0)
+    union, overlap = (a | b).flatten(1).sum(1), (a & b).flatten(1).sum(1)
+    shares: Tensor = overlap / union.clamp(min=1)
+    return shares.masked_fill(union == 0, 1.0)
 
 
 def face_consistency(rendered: Float[Tensor, "N D"], true: Float[Tensor, "N D"]) -> tuple[Float[Tensor, ""], int]:

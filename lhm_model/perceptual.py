@@ -126,8 +126,7 @@ def _fill(model: Perceptual, weights: _Weights, path: Path) -> None:
         raise AssetError(f"{path}: these are not the weights of LPIPS {model.trunk}: layer shapes differ")
     with torch.no_grad():
         for module, (weight, bias) in zip(model.convolutions, weights.convolutions, strict=True):
-            module.weight.copy_(weight)
-            module.bias.copy_(bias)
+            module.load_state_dict({"weight": weight, "bias": bias})
         for head, values in zip(model.heads, weights.heads, strict=True):
             head.copy_(values)
 

@@ -30,7 +30,7 @@ def composite_numba(
 ) -> Composite:
     """Same contract as `composite_reference`, for four features, in float32 on the CPU."""
     rows = torch.cat((splats.means_px, splats.conics, splats.opacities[..., None], features), dim=-1)
-    image, transmittance = _Composite.apply(rows.float().contiguous(), width, height, settings)
+    image, transmittance = _Composite.apply(rows.float().contiguous(), width, height, settings)  # type: ignore[no-untyped-call]
     return Composite(features=image, transmittance=transmittance)
 
 
@@ -75,7 +75,7 @@ class _Composite(torch.autograd.Function):
         return torch.from_numpy(image), torch.from_numpy(light.copy())
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, grad_image: Tensor, grad_light: Tensor
     ) -> tuple[Tensor, None, None, None]:
         views: list[_View] = ctx.views  # type: ignore[attr-defined]

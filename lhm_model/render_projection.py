@@ -43,7 +43,7 @@ def rotation_matrices(quaternions: Float[Tensor, "*batch 4"]) -> Float[Tensor, "
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     )  # fmt: skip
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    return torch.stack(rows, dim=-1).reshape(*w.shape, 3, 3)
 
 
 def project_gaussians(
