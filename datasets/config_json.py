@@ -1,7 +1,7 @@
 """Configs as JSON: frozen dataclasses to plain values and back, and the fingerprint that names a configuration.
 
-Supported field types: bool, int, float, str, None, `Literal`, unions of these, tuples, `dict[str, T]` and nested
-dataclasses. An unknown key is an error that lists the valid ones.
+Supported field types: bool, int, float, str, None, object (any JSON, as it is), `Literal`, unions of these, tuples,
+`dict[str, T]` and nested dataclasses. An unknown key is an error that lists the valid ones.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from lhmforge.datasets.codecs import JsonValue
 from lhmforge.datasets.errors import ConfigError
 
-JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 T = TypeVar("T")
 
 
@@ -80,6 +80,8 @@ def _decode(hint: Any, value: JsonValue, where: str) -> object:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _decode_union(arguments, value, where)
+    if hint is object:
+        return value
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, arguments))}")

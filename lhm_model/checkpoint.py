@@ -18,10 +18,15 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from lhmforge.datasets.config_json import JsonValue, from_json, to_json
-from lhmforge.datasets.errors import CheckpointError, ConfigError
-from lhmforge.lhm_model.train_loop import Counters, TrainState
 from torch import Tensor, nn
+
+from lhmforge.datasets.body.model import BodyModel
+from lhmforge.datasets.body.resolve import body_path
+from lhmforge.datasets.config_json import from_json, to_json
+from lhmforge.datasets.errors import CheckpointError, ConfigError
+from lhmforge.lhm_model.config import ModelConfig
+from lhmforge.lhm_model.model import LHM
+from lhmforge.lhm_model.train_loop import Counters, TrainState
 
 FORMAT = 1
 _RECORD = "checkpoint.json"
@@ -37,10 +42,11 @@ class CheckpointRecord:
     seconds: float
     seed: int
     world_size: int
+    num_parameters: int  # trainable
     body_digest: str
-    model_config: dict[str, JsonValue]
-    run_config: dict[str, JsonValue]
-    position: dict[str, JsonValue]  # of the data stream
+    model_config: dict[str, object]
+    run_config: dict[str, object]
+    position: dict[str, int | str]  # of the data stream
     scores: dict[str, float]
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> digest
 
@@ -52,8 +58,8 @@ class CheckpointOrigin:
     seed: int
     world_size: int
     body_digest: str
-    model_config: dict[str, JsonValue]
-    run_config: dict[str, JsonValue]
+    model_config: dict[str, object]
+    run_config: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +87,7 @@ def save_checkpoint(
     partial = root / f".partial_{final.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    _write_tensors(partial / "model.safetensors", trained_state(state.bare_model))
+    _write_tensors(partial / "model.safetensors", state.bare_model.state_dict())
     if state.average is not None:
         _write_tensors(partial / "average.safetensors", state.average.state_dict())
     torch.save(state.optimizer.state_dict(), partial / "training.pt")
@@ -89,6 +95,7 @@ def save_checkpoint(
     record = CheckpointRecord(
         format=FORMAT,
         **asdict(state.counters),
+        num_parameters=sum(p.numel() for p in state.bare_model.parameters() if p.requires_grad),
         position=state.batches.state_dict(),
         scores=dict(scores),
         sha256=digests,
@@ -116,10 +123,33 @@ def restore_checkpoint(path: Path, state: TrainState, origin: CheckpointOrigin) 
     state.optimizer.load_state_dict(torch.load(path / "training.pt", map_location="cpu", weights_only=True))
     average = path / "average.safetensors"
     if state.average is not None and average.is_file():
-        state.average.load_state_dict(safetensors.torch.load_file(average))
+        state.average.load_state_dict(_read_tensors(average))
     state.batches.load_state_dict(record.position)
     state.counters = Counters(step=record.step, samples_seen=record.samples_seen, seconds=record.seconds)
     return record
+
+
+def load_model(path: Path, body: BodyModel | None = None) -> LHM:
+    """The model of a checkpoint (its averaged weights where there are any), in eval mode, on the CPU.
+
+    `path` is a checkpoint, a checkpoints folder or a run folder; `body` defaults to the embedded free body.
+
+    Raises:
+        CheckpointError: no such checkpoint, an altered file, or another body or point set than in training.
+    """
+    folder = resolve_checkpoint(path)
+    record = verify_checkpoint(folder)
+    body = BodyModel.load(body_path(None)) if body is None else body
+    if body.digest != record.body_digest:
+        raise CheckpointError(
+            f"{folder}: trained on a body file with digest {record.body_digest[:16]}, the given one has "
+            f"{body.digest[:16]}; pass the SMPL-X npz of the training run"
+        )
+    config = ModelConfig.from_json(json.dumps(record.model_config))
+    state = _read_tensors(folder / "model.safetensors")
+    if "average.safetensors" in record.sha256:
+        state |= _read_tensors(folder / "average.safetensors")
+    return LHM.from_state(config, body, state).eval()
 
 
 def latest_checkpoint(root: Path) -> Path | None:
@@ -168,30 +198,29 @@ def verify_checkpoint(path: Path) -> CheckpointRecord:
     return record
 
 
-def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of `model` without tensors that are frozen and supplied from outside (`frozen_prefixes`)."""
-    prefixes = tuple(getattr(model, "frozen_prefixes", ()))
-    return {name: value for name, value in model.state_dict().items() if not name.startswith(prefixes or ("\0",))}
-
-
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads a safetensors file into `model`; every trained tensor must be there, none may be left over."""
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: unreadable weights ({error})") from None
-    expected = trained_state(model)
+    """Loads a safetensors file into `model`; every tensor must be there, none may be left over."""
+    tensors = _read_tensors(path)
+    expected = model.state_dict()
     missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or unknown:
         raise CheckpointError(f"{path}: {_some('missing', missing)}; {_some('unknown', unknown)}")
     for name, value in tensors.items():
         if value.shape != expected[name].shape:
             raise CheckpointError(f"{path}: {name} is {list(value.shape)}, the model has {list(expected[name].shape)}")
-    model.load_state_dict(tensors, strict=False)
+    model.load_state_dict(tensors)
 
 
 def _some(label: str, names: list[str]) -> str:
     return f"{len(names)} {label}" + (f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: unreadable weights ({error})") from None
+    return tensors
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

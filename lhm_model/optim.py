@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from lhmforge.datasets.errors import ConfigError
 from torch import Tensor, nn
+
+from lhmforge.datasets.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,12 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
+from torch import Tensor, nn
+
 from lhmforge.datasets.batch import Batch
-from lhmforge.datasets.config_json import JsonValue
 from lhmforge.datasets.errors import ConfigError, DivergenceError
 from lhmforge.lhm_model.optim import AveragedWeights, OptimConfig, learning_rate_at, set_learning_rate
 from lhmforge.lhm_model.parallel import ProcessGroup, gradient_sync, unwrap
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +56,9 @@ class BatchSource(Protocol):
 
     def __iter__(self) -> Iterator[Batch]: ...
 
-    def state_dict(self) -> dict[str, JsonValue]: ...
+    def state_dict(self) -> dict[str, int | str]: ...
 
-    def load_state_dict(self, state: dict[str, JsonValue]) -> None: ...
+    def load_state_dict(self, state: dict[str, int | str]) -> None: ...
 
 
 @runtime_checkable
@@ -218,13 +218,20 @@ def _report(
         values["samples_per_s"] = config.global_batch_size / values["step_s"]
         reporter.metrics(step, values)
     scores: dict[str, float] = {}
-    if last or (config.evaluate_every and step % config.evaluate_every == 0):
+    evaluates = last or _due(step, config.evaluate_every)
+    saves = last or _due(step, config.checkpoint_every)
+    if evaluates:
         scores = _evaluate(state, reporter)
         if scores:
             reporter.metrics(step, scores)
-    if last or (config.checkpoint_every and step % config.checkpoint_every == 0):
+    if saves:
         reporter.checkpoint(state, scores)
-    group.barrier()
+    if evaluates or saves:
+        group.barrier()
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def _evaluate(state: TrainState, reporter: Reporter) -> dict[str, float]:

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from lhmforge.datasets.batch import Batch, BodyBatch
-from lhmforge.datasets.config_json import JsonValue
 from lhmforge.lhm_model.checkpoint import (
     CheckpointOrigin,
     Retention,
@@ -24,7 +25,6 @@ from lhmforge.lhm_model.checkpoint import (
 from lhmforge.lhm_model.optim import AveragedWeights, OptimConfig, build_optimizer
 from lhmforge.lhm_model.parallel import SingleProcess
 from lhmforge.lhm_model.train_loop import LoopConfig, ObjectiveValue, TrainState, train_loop
-from torch import Tensor, nn
 
 OPTIM = OptimConfig(learning_rate=1e-2, warmup_steps=2, grad_clip=1.0, ema_decay=0.9)
 ORIGIN = CheckpointOrigin(seed=3, world_size=1, body_digest="none", model_config={"width": 8}, run_config={})
@@ -81,10 +81,10 @@ class CountingBatches:
             self.consumed += 1
             yield concatenate(singles)
 
-    def state_dict(self) -> dict[str, JsonValue]:
+    def state_dict(self) -> dict[str, int | str]:
         return {"samples": self.consumed * self._size * self._world_size}
 
-    def load_state_dict(self, state: dict[str, JsonValue]) -> None:
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
         samples = state["samples"]
         assert isinstance(samples, int)
         self.consumed = samples // (self._size * self._world_size)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from lhmforge.datasets.errors import CheckpointError
 from lhmforge.lhm_model.checkpoint import (
     Retention,

@@ -14,12 +14,13 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch import nn
+
 from lhmforge.datasets.batch import Batch
 from lhmforge.datasets.errors import ConfigError, DivergenceError
 from lhmforge.lhm_model.optim import OptimConfig, learning_rate_at, parameter_groups
 from lhmforge.lhm_model.parallel import SingleProcess
 from lhmforge.lhm_model.train_loop import LoopConfig, ObjectiveValue, num_passes, train_loop
-from torch import nn
 
 
 def _load_stand_in() -> ModuleType:

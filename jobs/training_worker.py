@@ -1,0 +1,180 @@
+"""What one process of a training run does, with or without Ray: build, restore, train, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lhmforge.datasets import storage
+from lhmforge.datasets.batch import Batch
+from lhmforge.datasets.body.model import BodyModel
+from lhmforge.datasets.body.resolve import body_path
+from lhmforge.datasets.config_json import to_json
+from lhmforge.datasets.errors import DivergenceError
+from lhmforge.datasets.loader import BatchLoader, evaluation_batches
+from lhmforge.jobs.config import TrainConfig
+from lhmforge.jobs.metrics_log import MetricsLog
+from lhmforge.jobs.run_record import RunFolder
+from lhmforge.jobs.training_data import TrainingData, choose_data
+from lhmforge.lhm_model.checkpoint import CheckpointOrigin, latest_checkpoint, restore_checkpoint, save_checkpoint
+from lhmforge.lhm_model.evaluate import evaluate
+from lhmforge.lhm_model.losses import LossConfig, PointParts, compute_losses
+from lhmforge.lhm_model.model import LHM
+from lhmforge.lhm_model.optim import AveragedWeights, build_optimizer
+from lhmforge.lhm_model.parallel import ProcessGroup, spread
+from lhmforge.lhm_model.perceptual import Perceptual, load_perceptual
+from lhmforge.lhm_model.train_loop import ObjectiveValue, TrainState, train_loop
+
+_log = logging.getLogger(__name__)
+
+Announce = Callable[[dict[str, float]], None]
+
+
+def train_worker(
+    config: TrainConfig, folder: RunFolder, *, group: ProcessGroup, device: torch.device, announce: Announce
+) -> None:
+    """Trains from the newest checkpoint in `folder` (or from scratch) to the last step.
+
+    `announce` is called on every process whenever a checkpoint was published. A divergence, which all processes meet
+    at once, is written to `folder.divergence` for the driver, since starting the workers again would not cure it.
+    """
+    training = new_training(config, group=group, device=device)
+    state = training.state
+    newest = latest_checkpoint(folder.checkpoints)
+    if newest is not None:
+        restore_checkpoint(newest, state, training.origin)
+        _log.info("rank %d continues at step %d from %s", group.rank, state.counters.step, newest)
+    reporter = _FolderReporter(config, folder, training, device=device, group=group, announce=announce)
+    try:
+        train_loop(
+            state,
+            training.objective,
+            config=config.loop,
+            optim=config.optim,
+            seed=config.seed,
+            batch_size=config.loader.batch_size,
+            group=group,
+            device=device,
+            reporter=reporter,
+        )
+    except DivergenceError as error:
+        if group.rank == 0:
+            storage.publish(folder.divergence, (str(error).encode(),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Everything a process needs to train, at step 0."""
+
+    data: TrainingData
+    state: TrainState
+    objective: LossObjective
+    perceptual: Perceptual
+    origin: CheckpointOrigin
+
+
+def new_training(config: TrainConfig, *, group: ProcessGroup, device: torch.device) -> Training:
+    """Builds model, optimiser, data stream and losses; all processes start from the same weights."""
+    torch.set_num_threads(config.hardware.threads_per_worker)
+    data = choose_data(config.data)
+    body = BodyModel.load(body_path(config.body))
+    perceptual = load_perceptual(config.perceptual).to(device)
+    state = _new_state(config, data, body, group, device)
+    model = state.bare_model
+    assert isinstance(model, LHM)
+    return Training(
+        data=data,
+        state=state,
+        objective=LossObjective(config.loss, PointParts.from_skinning(model.skinner.weights), perceptual),
+        perceptual=perceptual,
+        origin=_origin(config, body, group),
+    )
+
+
+class LossObjective:
+    """Renders the batch's target views and compares them."""
+
+    def __init__(self, config: LossConfig, parts: PointParts, perceptual: Perceptual) -> None:
+        self._config, self._parts, self._perceptual = config, parts, perceptual
+
+    def __call__(self, model: nn.Module, batch: Batch, step: int) -> ObjectiveValue:
+        losses = compute_losses(
+            model(batch), batch, config=self._config, step=step, parts=self._parts, perceptual=self._perceptual
+        )
+        return ObjectiveValue(total=losses.total, parts=losses.parts)
+
+
+class _FolderReporter:
+    """Rank 0 writes metrics, renders and checkpoints into the run's folder."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        training: Training,
+        *,
+        device: torch.device,
+        group: ProcessGroup,
+        announce: Announce,
+    ) -> None:
+        self._config, self._folder, self._training = config, folder, training
+        self._device, self._announce = device, announce
+        self._is_first = group.rank == 0
+        first_step = training.state.counters.step
+        self._log = MetricsLog(folder.metrics, from_step=first_step) if self._is_first else None
+        self._latest: dict[str, float] = {}
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        if self._log is not None:
+            self._log.append(step, values)
+        self._latest = {"step": float(step), **values}
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        if not self._is_first:
+            return {}
+        batches = evaluation_batches(self._config.loader, self._training.data.manifest, self._training.data.eval_ids)
+        sheet = self._folder.renders / f"step_{state.counters.step:08d}.png"
+        result = evaluate(
+            state.bare_model, batches, perceptual=self._training.perceptual, device=self._device, sheet=sheet
+        )
+        table = {"step": state.counters.step, "means": result.means, "samples": to_json(result.rows)}
+        storage.publish(self._folder.evaluation, (json.dumps(table, indent=1).encode() + b"\n",))
+        return {f"eval_{name}": value for name, value in result.means.items()}
+
+    def checkpoint(self, state: TrainState, scores: Mapping[str, float]) -> None:
+        if self._is_first:
+            save_checkpoint(
+                self._folder.checkpoints, state, self._training.origin, scores=scores, retention=self._config.retention
+            )
+        self._announce(self._latest)
+
+
+def _new_state(
+    config: TrainConfig, data: TrainingData, body: BodyModel, group: ProcessGroup, device: torch.device
+) -> TrainState:
+    """Model, optimiser and data stream at step 0; all processes start from the same weights."""
+    torch.manual_seed(config.seed)
+    bare = LHM(config.model, body).to(device)
+    average = AveragedWeights(bare, config.optim.ema_decay) if config.optim.ema_decay else None
+    if config.hardware.compile:
+        bare.compile()
+    model = spread(bare, strategy=config.hardware.strategy, group=group, device=device)
+    loader = BatchLoader(config.loader, data.manifest, data.train_ids, rank=group.rank, world_size=group.world_size)
+    return TrainState(model=model, optimizer=build_optimizer(model, config.optim), batches=loader, average=average)
+
+
+def _origin(config: TrainConfig, body: BodyModel, group: ProcessGroup) -> CheckpointOrigin:
+    model_config, run_config = to_json(config.model), to_json(config)
+    assert isinstance(model_config, dict) and isinstance(run_config, dict)
+    return CheckpointOrigin(
+        seed=config.seed,
+        world_size=group.world_size,
+        body_digest=body.digest,
+        model_config=model_config,
+        run_config=run_config,
+    )
