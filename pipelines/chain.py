@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 from lhmforge.datasets.errors import ShardError, StorageError, VideoError
 from lhmforge.datasets.records import PackedSample, Reject, SourceVideo, Video
@@ -47,9 +47,10 @@ class ChainResult:
     rejects: tuple[Reject, ...]
     counts: tuple[StageCount, ...]
     costs: tuple[StageCost, ...]
-    video_digest: str  # empty when the probe turned the source down
+    video: Video | None  # None when the probe turned the source down
 
 
+@runtime_checkable
 class StageCache(Protocol):
     """Bytes per stage, fingerprint and video; `get` gives None for what is not there."""
 
@@ -90,21 +91,22 @@ def run_chain(
     """
     entering(stages[0].name)
     state = _apply(stages[0], _State([source]), context)
-    digest = state.records[0].digest if state.records and isinstance(state.records[0], Video) else ""
+    video = state.records[0] if state.records else None
+    assert video is None or isinstance(video, Video), "the first stage must probe"
     start = 1
-    if cache is not None and digest:
-        start, state = _newest(stages, fingerprints, cache, source, digest, state)
+    if cache is not None and video is not None:
+        start, state = _newest(stages, fingerprints, cache, video, state)
     for stage, fingerprint in zip(stages[start:], fingerprints[start:], strict=True):
         entering(stage.name)
         state = _apply(stage, state, context)
-        if cache is not None and digest and stage.name in CACHED_STAGES:
-            cache.put(stage.name, fingerprint, digest, _encode(state, source))
+        if cache is not None and video is not None and stage.name in CACHED_STAGES:
+            cache.put(stage.name, fingerprint, video.digest, _encode(state, source))
     return ChainResult(
         samples=tuple(state.records),
         rejects=tuple(state.rejects),
         counts=tuple(state.counts),
         costs=tuple(state.costs),
-        video_digest=digest,
+        video=video,
     )
 
 
@@ -112,22 +114,28 @@ def _newest(
     stages: Sequence[Stage[Any, Any]],
     fingerprints: Sequence[str],
     cache: StageCache,
-    source: SourceVideo,
-    digest: str,
+    video: Video,
     probed: _State,
 ) -> tuple[int, _State]:
     """Index of the first stage that must run, and the state before it."""
     for index in reversed(range(1, len(stages))):
         if stages[index].name not in CACHED_STAGES:
             continue
-        data = cache.get(stages[index].name, fingerprints[index], digest)
+        data = cache.get(stages[index].name, fingerprints[index], video.digest)
         if data is None:
             continue
         try:
-            return index + 1, _decode(data, source)
+            return index + 1, _with_probe(_decode(data, video.source), probed)
         except ShardError:  # a torn or older entry is as good as none
             continue
     return 1, probed
+
+
+def _with_probe(cached: _State, probed: _State) -> _State:
+    """The cached state with this run's probe, which always runs, in place of the one that was stored."""
+    counts = [*probed.counts, *(count for count in cached.counts if count.stage != probed.counts[0].stage)]
+    costs = [*probed.costs, *(cost for cost in cached.costs if cost.stage != probed.counts[0].stage)]
+    return replace(cached, counts=counts, costs=costs)
 
 
 def _apply(stage: Stage[Any, Any], before: _State, context: StageContext) -> _State:

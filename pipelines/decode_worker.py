@@ -18,10 +18,11 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import av
 import numpy as np
+
 from lhmforge.datasets.errors import VideoError
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf"
@@ -45,6 +46,7 @@ class VideoInfo:
     bit_depth: int
 
 
+@runtime_checkable
 class FrameReader(Protocol):
     def __len__(self) -> int: ...
 
@@ -228,7 +230,8 @@ def _rotation(container: av.container.InputContainer, stream: av.VideoStream) ->
 
 def _bit_depth(stream: av.VideoStream) -> int:
     pixel_format = stream.codec_context.format
-    return max((int(component.bits) for component in pixel_format.components), default=8) if pixel_format else 8
+    depths = [int(component.bits) for component in pixel_format.components] if pixel_format else []
+    return max(depths, default=8)
 
 
 def _refuse_cut_boxes(path: str) -> None:

@@ -44,6 +44,8 @@ class VideoOutcome:
     digest: str
     num_bytes: int
     mtime_ns: int
+    num_frames: int
+    duration_s: float
     num_tracks: int
     num_accepted: int
     num_rejected: int
@@ -141,6 +143,10 @@ class Ledger:
         if not rehash and modified_ns(place) == shard.mtime_ns:
             return True
         return storage.file_digest(place).sha256 == shard.sha256
+
+    def shard_sizes(self) -> dict[str, int]:
+        """Name -> size of everything in the shard folder, by one listing."""
+        return storage.list_files(self.place("shards"))
 
     def get(self, stage: str, fingerprint: str, video_digest: str) -> bytes | None:
         """A stage cache entry, None when it is not there."""

@@ -177,7 +177,7 @@ def _attempt(
 
 
 def _only(reject: Reject) -> ChainResult:
-    return ChainResult(samples=(), rejects=(reject,), counts=(), costs=(), video_digest="")
+    return ChainResult(samples=(), rejects=(reject,), counts=(), costs=(), video=None)
 
 
 def _without_members(outcome: Outcome) -> Outcome:

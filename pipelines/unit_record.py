@@ -103,7 +103,9 @@ def _to_video(outcome: Outcome) -> VideoOutcome:
     return VideoOutcome(
         source_id=outcome.item.source.source_id,
         state="quarantined" if outcome.status == QUARANTINED else "done",
-        digest=result.video_digest,
+        digest=result.video.digest if result.video else "",
+        num_frames=result.video.num_frames if result.video else 0,
+        duration_s=result.video.duration_s if result.video else 0.0,
         num_bytes=outcome.item.num_bytes,
         mtime_ns=outcome.item.mtime_ns,
         num_tracks=sum(count.num_out for count in result.counts if count.stage == "track"),
@@ -131,7 +133,7 @@ def _to_rows(outcome: Outcome, chain: str, writer: ShardWriter) -> list[Manifest
                 fingerprint=chain,
                 cost_s=cost_s,
                 attempts=outcome.attempts,
-                video_digest=result.video_digest,
+                video_digest=result.video.digest if result.video else "",
                 status=outcome.status,
             )
         )

@@ -88,4 +88,5 @@ def _hand(
     joints = [wrist]
     for knuckle in knuckles:
         joints += [wrist + reach * (knuckle - wrist) for reach in (1.0, 1.35, 1.6, 1.8)]
-    return np.stack(joints, 1).astype(np.float32)
+    hand: Float32[np.ndarray, "N 21 2"] = np.stack(joints, 1).astype(np.float32)
+    return hand
