@@ -39,10 +39,11 @@ def kernel_available(kernel: Kernel) -> bool:
     return module is None or _module_present(module)
 
 
-def resolve_kernel(kernel: Kernel) -> Kernel:
+def resolve_kernel(name: str) -> Kernel:
     """`auto` becomes cuDNN on CUDA and plain SDPA elsewhere; raises when a named kernel cannot run here."""
-    if kernel not in KERNELS:
-        raise ConfigError(f"unknown attention kernel {kernel!r}; valid: {', '.join(KERNELS)}")
+    if name not in KERNELS:
+        raise ConfigError(f"unknown attention kernel {name!r}; valid: {', '.join(KERNELS)}")
+    kernel = KERNELS[KERNELS.index(name)]
     if kernel == "auto":
         return "cudnn" if torch.cuda.is_available() else "sdpa"
     if not kernel_available(kernel):

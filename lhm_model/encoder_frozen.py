@@ -27,7 +27,9 @@ class FrozenBodyEncoder(nn.Module):
         super().__init__()
         self.config = config
         network = _load_sapiens(config) if config.kind == "sapiens" else PlainVit(config)
-        self._network = (network.eval().requires_grad_(False),)  # a tuple hides it from the module tree
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        self._network = (network.eval(),)  # a tuple hides it from the module tree
 
     @property
     def num_frozen_parameters(self) -> int:

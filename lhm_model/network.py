@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lhmforge.lhm_model.attention import Kernel, resolve_kernel
+from lhmforge.lhm_model.attention import resolve_kernel
 from lhmforge.lhm_model.config import ModelConfig
 from lhmforge.lhm_model.embeddings import GlobalModulation, PointEmbed
 from lhmforge.lhm_model.encoders import build_body_encoder, build_head_encoder
@@ -35,9 +35,9 @@ class LHMNetwork(nn.Module):
         """Moves the bound of the scales along its schedule; a new model stands at the end of it."""
         self.gaussian_head.set_step(step)
 
-    def set_attention_kernel(self, kernel: Kernel) -> None:
+    def set_attention_kernel(self, name: str) -> None:
         """Chooses the attention kernel of the transformer; raises when this machine cannot run it."""
-        self.transformer.kernel = resolve_kernel(kernel)
+        self.transformer.kernel = resolve_kernel(name)
 
     def decode(
         self,

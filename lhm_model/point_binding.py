@@ -16,7 +16,7 @@ from lhmforge.lhm_model.query_points import QueryPoints
 from lhmforge.lhm_model.skinning import canonical_pose
 
 _MAX_MEAN_DISTANCE_M = 2e-3
-_NEAREST_VERTICES = 12
+_NEAREST = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +76,18 @@ def bind_points(
 def project_to_mesh(
     vertices: Float[np.ndarray, "V 3"], faces: Int64[np.ndarray, "F 3"], positions: Float[np.ndarray, "N 3"]
 ) -> Projection:
-    """The nearest mesh point of each position, among the faces around its nearest vertices."""
+    """The nearest mesh point of each position, among the faces whose corners or centres are near."""
     around: list[list[int]] = [[] for _ in range(len(vertices))]
     for face, corners in enumerate(faces):
         for corner in corners:
             around[corner].append(face)
-    count = min(_NEAREST_VERTICES, len(vertices))
-    _, near = cKDTree(vertices).query(positions, k=count)
+    _, near = cKDTree(vertices).query(positions, k=min(_NEAREST, len(vertices)))
+    # Long faces may have all their corners far from a point above them; their centroids are nearer.
+    _, near_faces = cKDTree(vertices[faces].mean(1)).query(positions, k=min(_NEAREST, len(faces)))
     ids, barycentric, distance = np.zeros((len(positions), 3), np.int64), np.zeros((len(positions), 3)), []
     for index, position in enumerate(positions):
-        candidates = np.unique([face for vertex in near[index] for face in around[vertex]])
+        by_corner = [face for vertex in np.atleast_1d(near[index]) for face in around[vertex]]
+        candidates = np.unique([*by_corner, *np.atleast_1d(near_faces[index])])
         weights = _closest_barycentric(vertices[faces[candidates]], position)
         gap = np.linalg.norm(np.einsum("fk,fkc->fc", weights, vertices[faces[candidates]]) - position, axis=1)
         best = int(gap.argmin())

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def quaternion_multiply(a: Float[Tensor, "*s 4"], b: Float[Tensor, "*s 4"]) -> Float[Tensor, "*s 4"]:
+def quaternion_multiply(a: Float[Tensor, "*#s 4"], b: Float[Tensor, "*#s 4"]) -> Float[Tensor, "*_ 4"]:
     """The rotation `b` followed by `a`; leading dimensions broadcast."""
     aw, ax, ay, az = a.unbind(-1)
     bw, bx, by, bz = b.unbind(-1)
