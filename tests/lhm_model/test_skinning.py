@@ -18,7 +18,6 @@ from lhmforge.lhm_model.query_points import QueryPoints, sample_query_points
 from lhmforge.lhm_model.rotations import matrix_to_quaternion, quaternion_multiply
 from lhmforge.lhm_model.skinning import Skinner
 
-
 Poses = Callable[..., BodyBatch]
 
 
