@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -192,7 +193,7 @@ def _pieces(num_frames: int, config: ClipFitConfig) -> list[tuple[int, int]]:
     step = config.piece_frames - config.overlap_frames
     count = int(np.ceil((num_frames - config.overlap_frames) / step))
     edges = np.linspace(0, num_frames - config.overlap_frames, count + 1).round().astype(int)
-    return [(int(a), int(b) + config.overlap_frames) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(int(a), int(b) + config.overlap_frames) for a, b in itertools.pairwise(edges)]
 
 
 def _join(pieces: Sequence[ClipFit], spans: Sequence[tuple[int, int]], betas: Float64[np.ndarray, " B"]) -> ClipFit:

@@ -29,7 +29,7 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SurfacePoint:
-    """A fixed mixture of mesh vertices (a barycentric point, for example)."""
+    """A fixed mixture of neighbouring mesh vertices: a vertex, or a point inside a face."""
 
     vertex_ids: tuple[int, ...]
     vertex_weights: tuple[float, ...]

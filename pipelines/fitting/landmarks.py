@@ -137,7 +137,7 @@ def _calibrated(model: BodyModel, landmark_set: str) -> dict[str, BodyPoint]:
     points: dict[str, BodyPoint] = {}
     for table in (*general, *exact):
         for row in table.rows:
-            points |= {name: attachment for name, attachment in row.both_sides()}
+            points |= dict(row.both_sides())
     if not exact and general:
         points |= _general_hips(model, points)
     return points
