@@ -1,0 +1,146 @@
+"""Numba kernels of the triangle rasteriser: coverage with a z-buffer, and textured shading with a shadow map.
+
+Import this module only from inside a function: numba takes a second to import.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def cover(points_px, depth, faces, near, face_id, inverse_depth, bary):  # type: ignore[no-untyped-def]
+    """Nearest face per pixel centre, with perspective-correct barycentrics of its first two corners."""
+    height, width = face_id.shape
+    for t in range(faces.shape[0]):
+        i, j, k = faces[t, 0], faces[t, 1], faces[t, 2]
+        if depth[i] < near or depth[j] < near or depth[k] < near:
+            continue
+        ax, ay = points_px[i, 0], points_px[i, 1]
+        bx, by = points_px[j, 0], points_px[j, 1]
+        cx, cy = points_px[k, 0], points_px[k, 1]
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if abs(area) < 1e-9:
+            continue
+        x0 = max(int(np.floor(min(ax, bx, cx) - 0.5)), 0)
+        x1 = min(int(np.ceil(max(ax, bx, cx) - 0.5)), width - 1)
+        y0 = max(int(np.floor(min(ay, by, cy) - 0.5)), 0)
+        y1 = min(int(np.ceil(max(ay, by, cy) - 0.5)), height - 1)
+        inverse = 1.0 / area
+        wi, wj, wk = 1.0 / depth[i], 1.0 / depth[j], 1.0 / depth[k]
+        for y in range(y0, y1 + 1):
+            py = y + 0.5
+            for x in range(x0, x1 + 1):
+                px = x + 0.5
+                u = ((bx - px) * (cy - py) - (by - py) * (cx - px)) * inverse
+                v = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) * inverse
+                w = 1.0 - u - v
+                if u < -1e-6 or v < -1e-6 or w < -1e-6:
+                    continue
+                z = u * wi + v * wj + w * wk
+                if z <= inverse_depth[y, x]:
+                    continue
+                inverse_depth[y, x] = z
+                face_id[y, x] = t
+                bary[y, x, 0] = u * wi / z
+                bary[y, x, 1] = v * wj / z
+
+
+@njit(cache=True, nogil=True)
+def shade(  # type: ignore[no-untyped-def]
+    face_id,
+    bary,
+    faces,
+    vertices,
+    normals,
+    face_uv,
+    face_texture,
+    texels,
+    texture_start,
+    texture_size,
+    light,
+    ambient,
+    diffuse,
+    up,
+    shadow_inverse_depth,
+    shadow_rotation,
+    shadow_shift,
+    shadow_scale,
+    colour,
+):
+    """Lambert shading with a hemisphere ambient term; vertices and normals in camera axes, 3x3 filtered shadows."""
+    height, width = face_id.shape
+    shadow_size = shadow_inverse_depth.shape[0]
+    point = np.empty(3, np.float32)
+    normal = np.empty(3, np.float32)
+    for y in range(height):
+        for x in range(width):
+            t = face_id[y, x]
+            if t < 0:
+                continue
+            u, v = bary[y, x, 0], bary[y, x, 1]
+            w = 1.0 - u - v
+            i, j, k = faces[t, 0], faces[t, 1], faces[t, 2]
+            for c in range(3):
+                point[c] = u * vertices[i, c] + v * vertices[j, c] + w * vertices[k, c]
+                normal[c] = u * normals[i, c] + v * normals[j, c] + w * normals[k, c]
+            length = np.sqrt(normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2) + 1e-9
+            facing = (normal[0] * point[0] + normal[1] * point[1] + normal[2] * point[2]) / length
+            sign = 1.0 / length
+            if facing > 0.25 * point[2]:  # the inside of a garment
+                sign = -sign
+            cosine, upward = 0.0, 0.0
+            for c in range(3):
+                cosine += sign * normal[c] * light[c]
+                upward += sign * normal[c] * up[c]
+            lit = 1.0
+            if cosine > 0:
+                sx, sy, sz = shadow_shift[0], shadow_shift[1], shadow_shift[2]
+                for c in range(3):
+                    sx += shadow_rotation[0, c] * point[c]
+                    sy += shadow_rotation[1, c] * point[c]
+                    sz += shadow_rotation[2, c] * point[c]
+                px, py = shadow_scale * sx / sz + shadow_size / 2, shadow_scale * sy / sz + shadow_size / 2
+                blocked = 0.0
+                for oy in range(-1, 2):
+                    for ox in range(-1, 2):
+                        qx, qy = int(px) + ox, int(py) + oy
+                        inside = 0 <= qx < shadow_size and 0 <= qy < shadow_size
+                        if inside and shadow_inverse_depth[qy, qx] > 1.0 / (sz - 0.03):
+                            blocked += 1.0
+                lit = 1.0 - blocked / 9.0
+            s = u * face_uv[t, 0, 0] + v * face_uv[t, 1, 0] + w * face_uv[t, 2, 0]
+            q = 1.0 - (u * face_uv[t, 0, 1] + v * face_uv[t, 1, 1] + w * face_uv[t, 2, 1])
+            m = face_texture[t]
+            size, start = texture_size[m], texture_start[m]
+            fx, fy = (s - np.floor(s)) * size - 0.5, (q - np.floor(q)) * size - 0.5
+            x0, y0 = int(np.floor(fx)), int(np.floor(fy))
+            ax, ay = fx - x0, fy - y0
+            xa, xb, ya, yb = x0 % size, (x0 + 1) % size, y0 % size, (y0 + 1) % size
+            brightness_up = 0.6 + 0.4 * (0.5 + 0.5 * upward)
+            for c in range(3):
+                top = (
+                    texels[start + (ya * size + xa) * 3 + c] * (1 - ax) + texels[start + (ya * size + xb) * 3 + c] * ax
+                )
+                low = (
+                    texels[start + (yb * size + xa) * 3 + c] * (1 - ax) + texels[start + (yb * size + xb) * 3 + c] * ax
+                )
+                albedo = (top * (1 - ay) + low * ay) / 255.0
+                colour[y, x, c] = albedo * (ambient[c] * brightness_up + diffuse[c] * max(cosine, 0.0) * lit)
+
+
+@njit(cache=True, nogil=True)
+def vertex_normals(vertices, faces):  # type: ignore[no-untyped-def]
+    """Area-weighted vertex normals, not normalised."""
+    normals = np.zeros_like(vertices)
+    for t in range(faces.shape[0]):
+        i, j, k = faces[t, 0], faces[t, 1], faces[t, 2]
+        ax, ay, az = vertices[j, 0] - vertices[i, 0], vertices[j, 1] - vertices[i, 1], vertices[j, 2] - vertices[i, 2]
+        bx, by, bz = vertices[k, 0] - vertices[i, 0], vertices[k, 1] - vertices[i, 1], vertices[k, 2] - vertices[i, 2]
+        nx, ny, nz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+        for v in (i, j, k):
+            normals[v, 0] += nx
+            normals[v, 1] += ny
+            normals[v, 2] += nz
+    return normals
