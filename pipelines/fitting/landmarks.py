@@ -196,7 +196,12 @@ def _read_tables() -> tuple[_Table, ...]:
             source=table["source"],
             topology=table["topology"],
             rows=tuple(
-                _Row(name=name, joint=row[0], frame=row[1], offset_mm=tuple(row[2]))
+                _Row(
+                    name=name,
+                    joint=row[0],
+                    frame=row[1],
+                    offset_mm=(float(row[2][0]), float(row[2][1]), float(row[2][2])),
+                )
                 for name, row in table["points"].items()
             ),
         )
