@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -36,6 +37,11 @@ def build_app() -> typer.Typer:
         else:
             app.command(name)(command)
     return app
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Runs one command in this process, so that steps share a Ray instance; errors are raised, not printed."""
+    typer.main.get_command(build_app())(list(arguments), standalone_mode=False)
 
 
 def main() -> None:
