@@ -110,9 +110,8 @@ def _camera(config: ClipConfig, body: BodyModel, actors: tuple[_Actor, ...], rng
     """A camera whose distance makes the persons fill 70 to 85 % of the height over the clip, or 94 % of the width."""
     focal = max(config.width, config.height) * rng.uniform(1.1, 1.6)
     intrinsics = np.array([[focal, 0, config.width / 2], [0, focal, config.height / 2], [0, 0, 1]], np.float32)
-    points = np.concatenate([body.pose(a.world).vertices[:, ::40].reshape(-1, 3).numpy() for a in actors]).astype(
-        np.float64
-    )
+    sampled = [body.pose(actor.world).vertices[:, ::40].reshape(-1, 3).numpy() for actor in actors]
+    points = np.concatenate(sampled).astype(np.float64)
     centre = (points.min(0) + points.max(0)) / 2
     azimuth, height = rng.uniform(-0.8, 0.8), rng.uniform(-0.35, 0.5)
     share = rng.uniform(0.72, 0.85)
@@ -152,8 +151,7 @@ def _truth(
     points_px = project(whole.points_m.astype(np.float64), intrinsics).astype(np.float32)
     visible = np.stack(
         [
-            whole.known
-            & visible_points(whole.points_m[n], points_px[n], frame.depth, frame.alphas[index] / np.float32(255))
+            whole.known & visible_points(whole.points_m[n], points_px[n], frame.depth, frame.alphas[index])
             for n, frame in enumerate(rendered)
         ]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt8
 
 from lhmforge.datasets.body.joints import joint
 from lhmforge.datasets.body.model import BodyModel, BodyOutput
@@ -61,7 +61,7 @@ def visible_points(
     points_m: Float32[np.ndarray, "133 3"],
     points_px: Float32[np.ndarray, "133 2"],
     depth: Float32[np.ndarray, "H W"],
-    alpha: Float32[np.ndarray, "H W"],
+    alpha: UInt8[np.ndarray, "H W"],
 ) -> Bool[np.ndarray, " 133"]:
     """Whether a point lies in the picture, on its own person, at or just behind the visible surface."""
     height, width = depth.shape
@@ -72,7 +72,7 @@ def visible_points(
     tolerance[5:17] = _INSIDE_M
     tolerance[HANDS_START:] = _SURFACE_M
     in_front = points_m[:, 2] <= depth[y, x] + tolerance
-    result: np.ndarray = inside & (alpha[y, x] > 0.3) & (depth[y, x] > 0) & in_front
+    result: np.ndarray = inside & (alpha[y, x] > 76) & (depth[y, x] > 0) & in_front
     return result
 
 

@@ -142,7 +142,7 @@ def _redden(skin: np.ndarray, atlas: BodyAtlas) -> np.ndarray:
 
 def _hair_mask(atlas: BodyAtlas, complexion: Complexion, rng: np.random.Generator) -> np.ndarray:
     x, y, z = np.moveaxis(atlas.position, -1, 0)
-    eye_x, eye_y, eye_z = atlas.left_eye
+    _, eye_y, eye_z = atlas.left_eye
     side = np.abs(x)
     ragged = 0.012 * (tiling_noise(rng, 48, size=ATLAS_SIZE, octaves=2) - 0.5)
     arch = eye_y + 0.021 + 0.006 * np.clip((side - 0.014) / 0.02, 0, 1) - 0.5 * np.clip(side - 0.042, 0, 1)

@@ -26,7 +26,7 @@ class Shells:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """A part of the rest body by height (y) and distance from the middle (|x|), metres; `neckline` lowers the middle."""
+    """A part of the rest body by height and distance from the middle (|x|), metres; `neckline` lowers the middle."""
 
     low: float = -2.0
     high: float = 2.0
