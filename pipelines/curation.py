@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,9 @@ from lhmforge.datasets import storage
 from lhmforge.datasets.errors import StorageError
 from lhmforge.datasets.manifest import ACCEPTED, QUARANTINED, ManifestRow, write_manifest
 from lhmforge.pipelines.corpus import CorpusItem, group_units, read_corpus, survey
+from lhmforge.pipelines.executor import UnitDone, run_inline, run_isolated
 from lhmforge.pipelines.ledger import Ledger, UnitRecord, VideoOutcome
+from lhmforge.pipelines.ray_executor import PoolConfig, run_ray
 from lhmforge.pipelines.stage import Stage, check_chain
 from lhmforge.pipelines.unit import UnitLimits, UnitTask, unit_tasks
 
@@ -87,7 +90,37 @@ def plan_curation(
     return CurationPlan(root=str(root), tasks=tasks, done=_done(tasks, Ledger(root)))
 
 
-def merge_units(plan: CurationPlan, *, resumed: int, seconds: float) -> CurationSummary:
+def run_plan(
+    plan: CurationPlan,
+    *,
+    workers: int,
+    pools: tuple[PoolConfig, ...] = (),
+    on_video: Callable[[str], None] | None = None,
+    on_unit: Callable[[UnitDone], None] | None = None,
+) -> CurationSummary:
+    """Curates what is left of a plan and merges all of it.
+
+    `workers`: 0 runs in this process, 1 in one replaceable child process, more (or any pool) under Ray. `on_video` is
+    told each source id (not under Ray), `on_unit` each finished unit. Raises what `curate_unit` lets through.
+    """
+    started = time.monotonic()
+    for done in _execute(plan, workers, pools, on_video):
+        if on_unit is not None:
+            on_unit(done)
+    return merge_units(plan, seconds=time.monotonic() - started)
+
+
+def _execute(
+    plan: CurationPlan, workers: int, pools: tuple[PoolConfig, ...], on_video: Callable[[str], None] | None
+) -> Iterator[UnitDone]:
+    if not plan.todo:
+        return iter(())
+    if workers > 1 or pools:
+        return run_ray(plan.todo, num_workers=max(workers, 1), pools=pools)
+    return run_isolated(plan.todo, on_video) if workers == 1 else run_inline(plan.todo, on_video)
+
+
+def merge_units(plan: CurationPlan, *, seconds: float) -> CurationSummary:
     """Writes the manifest of all units of a finished plan and sums up; asserts that every unit has its record."""
     tally = _Tally()
     place = storage.join_uri(plan.root, MANIFEST_NAME)
@@ -101,7 +134,7 @@ def merge_units(plan: CurationPlan, *, resumed: int, seconds: float) -> Curation
         manifest=place,
         manifest_digest=manifest.digest,
         num_units=len(plan.tasks),
-        num_units_resumed=resumed,
+        num_units_resumed=len(plan.done),
         num_videos=len(tally.videos),
         num_quarantined=sum(video.state == QUARANTINED for video in tally.videos),
         num_tracks=sum(video.num_tracks for video in tally.videos),
@@ -186,15 +219,3 @@ def _unchanged(item: CorpusItem, video: VideoOutcome) -> bool:
         return storage.file_digest(item.source.uri).sha256 == video.digest
     except StorageError:
         return False
-
-
-def record_progress(done: Callable[[str], None]) -> Callable[[str], None]:
-    """Counts each video once, even when its unit is tried again."""
-    seen: set[str] = set()
-
-    def note(source_id: str) -> None:
-        if source_id not in seen:
-            seen.add(source_id)
-            done(source_id)
-
-    return note

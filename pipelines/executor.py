@@ -89,10 +89,11 @@ class LossCount:
 
 
 class _Child:
-    """One spawned process that curates units sent to it."""
+    """One process that curates units sent to it."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")  # imports once, so that a replacement starts at once
+        context.set_forkserver_preload([__name__, "cv2", "torch"])
         self._connection, remote = context.Pipe()
         self._process = context.Process(target=_serve, args=(remote,), name="curate", daemon=True)
         self._process.start()

@@ -12,7 +12,7 @@ import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -41,7 +41,7 @@ RECORD_TYPES: dict[str, type] = {
     )
 }
 
-Tree: TypeAlias = bool | int | float | str | list["Tree"] | dict[str, "Tree"] | None
+Tree: TypeAlias = Any  # what json.dumps takes; run-time type checks cannot follow the recursion
 
 
 def encode_records(values: Sequence[object], *, source: records.SourceVideo | None = None) -> bytes:
@@ -80,7 +80,7 @@ class _Encoder:
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, np.generic):
-            return cast(Tree, value.item())
+            return value.item()
         if isinstance(value, np.ndarray):
             array = np.ascontiguousarray(value)
             assert array.dtype.kind in "biuf", f"arrays of {array.dtype} are not stored"

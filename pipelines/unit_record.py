@@ -112,7 +112,7 @@ def _to_video(outcome: Outcome) -> VideoOutcome:
         num_accepted=len(result.samples),
         num_rejected=len(result.rejects),
         attempts=outcome.attempts,
-        seconds=round(sum(cost.seconds for cost in result.costs if not cost.cached), 3),
+        seconds=round(sum((cost.seconds for cost in result.costs if not cost.cached), 0.0), 3),
     )
 
 
