@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lhmforge.datasets import storage
-from lhmforge.datasets.codecs import encode_json
 from lhmforge.datasets.errors import ShardError
 from lhmforge.datasets.records import PackedSample, Reject, SourceVideo, TrackScores
 from lhmforge.datasets.shards import ShardEntry
@@ -238,8 +238,11 @@ def _checked_frame(path: str | Path, table: pa.Table) -> pd.DataFrame:
 
 
 def _digest(frame: pd.DataFrame) -> str:
+    """sha256 over one canonical JSON line per row; a missing number is null."""
     names = [name for name in MANIFEST_SCHEMA.names if name not in _OUTSIDE_DIGEST]
-    sha256 = hashlib.sha256(encode_json(names))
-    for values in zip(*(frame[name].tolist() for name in names), strict=True):
-        sha256.update(encode_json(list(values)))
+    columns = [frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in names]
+    encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    sha256 = hashlib.sha256(encoder.encode(names).encode())
+    for values in zip(*columns, strict=True):
+        sha256.update(encoder.encode(values).encode() + b"\n")
     return sha256.hexdigest()

@@ -93,6 +93,7 @@ function drawHead() {
   for (const [label, name] of columns) {
     const th = document.createElement("th");
     th.textContent = label;
+    if (name && name !== "key") th.className = "num";
     if (name) {
       th.dataset.sort = name;
       th.addEventListener("click", () => {
@@ -284,7 +285,7 @@ function stepTrack(by) {
 // --- the page ----------------------------------------------------------------------------------------------------
 
 function show(view) {
-  for (const main of document.querySelectorAll(".view")) main.classList.toggle("shown", main.id === view);
+  for (const main of document.querySelectorAll(".view")) main.classList.toggle("shown", main.id === `view-${view}`);
   for (const tab of document.querySelectorAll("nav button")) tab.setAttribute("aria-selected", tab.dataset.view === view);
 }
 
@@ -298,7 +299,7 @@ function followAddress() {
     return;
   }
   const [view, query] = address.split("?");
-  show(byId(view) && byId(view).classList.contains("view") ? view : "overview");
+  show(byId(`view-${view}`) ? view : "overview");
   if (query !== undefined) {
     for (const [name, value] of new URLSearchParams(query)) {
       if (["status", "stage", "reason", "search", "score", "low", "high", "sort"].includes(name)) byId(name).value = value;

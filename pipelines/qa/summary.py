@@ -134,7 +134,7 @@ def coverages(manifest: Manifest) -> tuple[Coverage, ...]:
     )
 
 
-def _intervals(title: str, values: pd.Series | np.ndarray, edges: Sequence[float], unit: str) -> Coverage:
+def _intervals(title: str, values: pd.Series | np.ndarray, edges: Sequence[float | int], unit: str) -> Coverage:
     known = np.asarray(values, float)
     known = known[np.isfinite(known)]
     counts, _ = np.histogram(np.clip(known, edges[0], edges[-1]), edges)
