@@ -13,6 +13,8 @@ BACKENDS: dict[tuple[str, str], str] = {
     ("shots", "pyscenedetect"): "pyscenedetect:pyscenedetect_shots",
     ("detector", "ssd_mobilenet"): "ssd_mobilenet:ssd_mobilenet_detector",
     ("tracker", "bytetrack"): "bytetrack:bytetrack_tracker",
+    ("keypoints", "mediapipe"): "mediapipe_keypoints:mediapipe_keypoints",
+    ("matting", "modnet"): "modnet:modnet_matting",
     ("shots", "fake"): "fake:fake_shots",
     ("detector", "fake"): "fake:fake_detector",
     ("tracker", "fake"): "fake:fake_tracker",

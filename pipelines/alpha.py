@@ -1,0 +1,64 @@
+"""Alpha mattes of one person: support from a person mask, comparison, exclusion of others, and windows as PNG."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from lhmforge.datasets.codecs import decode_png, encode_png
+from lhmforge.datasets.records import AlphaCrop
+from lhmforge.pipelines.boxes import Window
+
+
+def encode_alpha(alpha: Float32[np.ndarray, "h w"], window: Window) -> AlphaCrop:
+    """A matte in 0..1 over `window` as 8-bit grey PNG."""
+    x0, y0, x1, y1 = window
+    assert alpha.shape == (y1 - y0, x1 - x0), f"matte {alpha.shape} does not fill window {window}"
+    return AlphaCrop(window_px=window, png=encode_png(np.round(np.clip(alpha, 0, 1) * 255).astype(np.uint8)))
+
+
+def full_alpha(crop: AlphaCrop, *, width: int, height: int) -> UInt8[np.ndarray, "H W"]:
+    """The matte over the whole frame, 0..255, zero outside its window."""
+    x0, y0, x1, y1 = crop.window_px
+    alpha = np.zeros((height, width), np.uint8)
+    alpha[y0:y1, x0:x1] = decode_png(crop.png)
+    return alpha
+
+
+def mask_iou(a: Float32[np.ndarray, "h w"], b: Float32[np.ndarray, "h w"]) -> float:
+    """Intersection over union of two soft masks cut at 0.5; 1 where both are empty."""
+    first, second = a >= 0.5, b >= 0.5
+    union = int((first | second).sum())
+    return 1.0 if union == 0 else float((first & second).sum()) / union
+
+
+def grow(mask: Float32[np.ndarray, "h w"], radius_px: float) -> Float32[np.ndarray, "h w"]:
+    """A mask widened by `radius_px` with a soft edge of about the same width."""
+    size = max(1, round(radius_px))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * size + 1, 2 * size + 1))
+    wide = cv2.dilate((mask >= 0.5).astype(np.float32), kernel)
+    return np.asarray(cv2.GaussianBlur(wide, (0, 0), size / 3 + 0.5), np.float32)
+
+
+def inside_boxes(
+    boxes_px: Float32[np.ndarray, "M 4"], window: Window, shape: tuple[int, int]
+) -> Float32[np.ndarray, "h w"]:
+    """1 where any of the boxes covers the window's picture of size `shape` (height, width), else 0."""
+    height, width = shape
+    x0, y0, x1, y1 = window
+    scale = np.array([width / (x1 - x0), height / (y1 - y0)] * 2)
+    covered = np.zeros(shape, np.float32)
+    for box in boxes_px:
+        left, top, right, bottom = np.round((box - [x0, y0, x0, y0]) * scale).astype(int)
+        covered[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = 1
+    return covered
+
+
+def keep_touching(alpha: Float32[np.ndarray, "h w"], seed: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+    """Zeroes the islands of a matte that do not touch the seed mask: other people's parts and clutter."""
+    count, labels = cv2.connectedComponents((alpha > 0.1).astype(np.uint8))
+    touched = np.unique(labels[(seed >= 0.5) & (labels > 0)])
+    if count <= 1 or len(touched) == 0:
+        return alpha
+    return np.where(np.isin(labels, touched), alpha, 0).astype(np.float32)
