@@ -77,6 +77,12 @@ class LHMNetwork(nn.Module):
         return torch.where(masked[..., None], self.head_mask_token.to(tokens.dtype), tokens)
 
 
+def halve_weights(network: LHMNetwork) -> None:
+    """Puts encoders and transformer into bfloat16, for inference under autocast; the Gaussian head stays float32."""
+    for part in (network.body_encoder, network.head_encoder, network.transformer):
+        part.bfloat16()
+
+
 def transformer_config(config: ModelConfig) -> TransformerConfig:
     """Sizes of the transformer that `config` describes."""
     return TransformerConfig(
