@@ -17,6 +17,7 @@ from lhmforge.datasets.records import AlphaCrop, GatedTrack, PackedSample, Rejec
 from lhmforge.datasets.sample import MAX_FRAMES, SampleContent, StoredFrame, build_sample
 from lhmforge.pipelines.stage import StageContext
 
+WINDOW_VALUES = ("window_x0_px", "window_y0_px", "window_x1_px", "window_y1_px")
 _MATTE_THRESHOLD = 13  # of 255: fainter pixels do not widen a window
 
 
@@ -29,7 +30,7 @@ class PackStage:
     """
 
     name: ClassVar[str] = "pack"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[type] = GatedTrack
     produces: ClassVar[type] = PackedSample
 
@@ -73,9 +74,10 @@ class PackStage:
         fitted, track, video = record.fitted, record.track, record.track.clip.video
         keypoints, mattes = fitted.keypointed.keypoints, fitted.keypointed.matted.alphas
         indices = track.frame_indices[places]
-        frames, points, intrinsics = [], [], []
+        frames, points, intrinsics, crops = [], [], [], []
         for place, box, image in zip(places, boxes, context.frames(video, indices), strict=True):
             crop = _Crop.around(box, image.shape[1], image.shape[0], self)
+            crops.append(crop.window)
             frames.append(crop.encode(image, mattes[place], quality=self.jpeg_quality))
             points.append(crop.move_points(keypoints.points_px[place]))
             intrinsics.append(crop.move_intrinsics(fitted.intrinsics))
@@ -91,6 +93,8 @@ class PackStage:
             frame_values={
                 "reprojection_px": fitted.reprojection_px[places],
                 "pose_uncertainty_rad": fitted.pose_uncertainty_rad[places],
+                # Where in the source frame the stored frame was cut out, for comparisons with truth.
+                **dict(zip(WINDOW_VALUES, np.array(crops, np.float32).T, strict=True)),
             },
         )
         return build_sample(
