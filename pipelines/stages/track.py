@@ -31,7 +31,8 @@ class TrackStage:
 
     Frames are sampled at `sample_fps` (at most `max_frames` of them, from the start of the clip); the detector sees
     every `detect_every`-th of these, boxes in between are interpolated. Gaps of up to `max_gap_s` are filled in the
-    same way unless another person covers the box there.
+    same way unless another person covers the box there. While a person is lost between two sightings, the frames of
+    others whose box the lost one is likely to be behind (share above `max_hidden`) are dropped: they show two people.
     """
 
     name: ClassVar[str] = "track"
@@ -46,6 +47,7 @@ class TrackStage:
     max_frames: int = 300
     detect_every: int = 2
     max_gap_s: float = 0.6
+    max_hidden: float = 0.3
     min_frames: int = 8
     min_height_px: float = 96.0
     min_score: float = 0.4
@@ -71,7 +73,8 @@ class TrackStage:
         if not persons:
             detail = f"no person was followed in {len(keys)} frames of the clip"
             yield Reject(key=record.key, source=record.video.source, stage=self.name, reason="no_person", detail=detail)
-        dense = [self._densify(person, keys, detections, fps) for person in persons]
+        filled = [self._densify(person, keys, detections, fps) for person in persons]
+        dense = [_without_hidden(number, filled, self.max_hidden) for number in range(len(filled))]
         for number in range(len(dense)):
             yield self._track_or_reject(record, number, dense, sampled, keys, detections)
 
@@ -159,6 +162,21 @@ def _remember(
     for frame in frames:
         waiting.append(frame)
         yield frame
+
+
+def _without_hidden(number: int, persons: Sequence[Tracklet], max_hidden: float) -> Tracklet:
+    """A person without the positions at which someone lost is probably behind or in front of them."""
+    own = persons[number]
+    keep = np.ones(len(own.positions), bool)
+    for index, other in enumerate(persons):
+        if index == number or len(other.positions) == 0:
+            continue
+        inside = (own.positions > other.positions[0]) & (own.positions < other.positions[-1])
+        lost = np.flatnonzero(inside & ~np.isin(own.positions, other.positions))
+        guessed = interpolate_boxes(own.positions[lost], other.positions, other.boxes_px)
+        for row, box in zip(lost, guessed, strict=True):
+            keep[row] &= covered_share(own.boxes_px[row], box[None]) <= max_hidden
+    return Tracklet(positions=own.positions[keep], boxes_px=own.boxes_px[keep], scores=own.scores[keep])
 
 
 def _other_boxes(
