@@ -4,8 +4,8 @@ It answers requests on its standard input (one JSON line each) on its standard o
 then `payload_bytes` raw bytes). It limits its own memory, opens local files only, and accepts plain media containers
 only, no playlists. Whatever it does, `pipelines.video` sees an answer, an end of file, or a timeout.
 
-decord decodes. It gets quarter-turn rotation wrong for some widths (measured with decord2 3.4.0: four channels and
-sheared rows at 48 px), so that frames of such videos are decoded and turned by PyAV.
+decord decodes, rotation included. It misreads frames narrower than its row alignment (decord2 3.4.0 takes 48 RGB pixels
+padded to 192 bytes for 48 pixels of four channels), so that PyAV decodes those.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lhmforge.datasets.errors import VideoError
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf"
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
 MAX_PACKETS = 2_000_000
-ISO_CONTAINERS = "mov"
+DECORD_MIN_WIDTH = 256  # four times what its alignment of 64 bytes could confuse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class DecordReader:
         return frames
 
 
-class TurnedReader:
+class NarrowReader:
     """Sequential decoding through PyAV with the display matrix applied; goes back to the start when asked for less."""
 
     def __init__(self, path: str, num_frames: int) -> None:
@@ -127,7 +127,8 @@ def probe(path: str, *, max_pixels: int) -> VideoInfo:
         rate = float(stream.average_rate or stream.guessed_rate or 0) or 25.0
         names = container.format.name.split(",")
         codec, bit_depth = coded.codec.name, _bit_depth(stream)
-    reader = _open_reader(path, rotation, packets.count)
+        displayed_width = _displayed_width(coded, rotation)
+    reader = _open_reader(path, displayed_width, packets.count)
     ends = sorted({0, len(reader) // 2, len(reader) - 1})
     height, width = _read(reader, ends).shape[1:3]
     span_s = packets.last_s - packets.first_s
@@ -149,16 +150,20 @@ def open_reader(path: str) -> FrameReader:
     """A reader of displayed frames, after the container was opened under the restrictions of `OPEN_OPTIONS`."""
     with _opened(path) as container:
         stream = _video_stream(container)
-        rotation = _rotation(container, stream)
-    if rotation not in (90, 270):
-        return _open_reader(path, rotation, 0)
+        width = _displayed_width(stream.codec_context, _rotation(container, stream))
+    if width >= DECORD_MIN_WIDTH:
+        return _open_reader(path, width, 0)
     with _opened(path) as container:
-        return _open_reader(path, rotation, _count_packets(container, _video_stream(container)).count)
+        return _open_reader(path, width, _count_packets(container, _video_stream(container)).count)
 
 
-def _open_reader(path: str, rotation: int, num_packets: int) -> FrameReader:
-    if rotation in (90, 270):
-        return TurnedReader(path, num_packets)
+def _displayed_width(coded: av.VideoCodecContext, rotation: int) -> int:
+    return int(coded.height if rotation in (90, 270) else coded.width)
+
+
+def _open_reader(path: str, width: int, num_packets: int) -> FrameReader:
+    if width < DECORD_MIN_WIDTH:
+        return NarrowReader(path, num_packets)
     import decord
 
     try:
