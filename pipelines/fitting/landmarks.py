@@ -27,8 +27,8 @@ from lhmforge.pipelines.fitting.keypoint_body import (
 )
 
 _TABLE_VERSION = 1
-# Rest-pose half width of the shoulders of the body that the general hip offset was measured with, metres.
-_REFERENCE_HIP_TO_SHOULDER = 0.571
+# How far apart hip landmarks lie relative to the shoulder joints, on the body that was measured.
+_REFERENCE_HIP_TO_SHOULDER = 0.585
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +132,8 @@ def _anatomical(model: BodyModel, name: str) -> BodyPoint:
 
 def _calibrated(model: BodyModel, landmark_set: str) -> dict[str, BodyPoint]:
     tables = [table for table in _read_tables() if table.source == landmark_set]
-    exact = [table for table in tables if table.topology == model.topology_digest]
-    general = [table for table in tables if table.topology == "any"]
+    exact = [table for table in tables if model.topology_digest in table.topologies]
+    general = [table for table in tables if "any" in table.topologies]
     points: dict[str, BodyPoint] = {}
     for table in (*general, *exact):
         for row in table.rows:
@@ -183,7 +183,7 @@ class _Row:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Table:
     source: str
-    topology: str
+    topologies: tuple[str, ...]
     rows: tuple[_Row, ...]
 
 
@@ -194,7 +194,7 @@ def _read_tables() -> tuple[_Table, ...]:
     return tuple(
         _Table(
             source=table["source"],
-            topology=table["topology"],
+            topologies=tuple(table["topologies"]),
             rows=tuple(
                 _Row(
                     name=name,

@@ -20,17 +20,18 @@ from lhmforge.pipelines.fitting.objective import Observations
 
 _TORSO = [point_index(f"{side}_{part}") for side in ("left", "right") for part in ("shoulder", "hip")]
 _FAINT = 1e-3  # enough to start from a torso that the detector only guessed, too little to pull
-_SWAP_COST = 0.15  # evidence (in person sizes) that a swap of left and right must bring
+# Cost, in person sizes of mean point movement, of beginning or ending an exchange and of every exchanged frame: in a
+# side view left and right coincide and either reading moves as little, so the detector's word must win there.
+_SWITCH_COST, _EXCHANGED_COST = 0.08, 0.02
 _LEGS = np.array([any(part in name for part in ("hip", "knee", "ankle", "toe", "heel")) for name in POINT_NAMES])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObserveConfig:
-    """How scores become weights: 0 up to `score_low`, 1 from `score_high`; image noise in metres at the person."""
+    """How scores become weights: 0 up to `score_low`, 1 from `score_high`."""
 
     score_low: float = 0.3
     score_high: float = 0.8
-    sigma_m: float = 0.012
     frame_margin: float = 0.01  # points this far outside the image (share of its longer side) count as unseen
 
 
@@ -68,7 +69,7 @@ def repair_swaps(observations: Observations) -> Observations:
     """Exchanges left and right in frames where that makes the points follow their neighbours in time.
 
     First for the whole body (a detector that took a back for a front), then for the legs alone (side views). The
-    cheapest sequence of "as detected" and "exchanged" is found by dynamic programming; the majority stays as it is.
+    cheapest sequence of "as detected" and "exchanged" is found by dynamic programming.
     """
     for group in (np.ones(len(POINT_NAMES), bool), _LEGS):
         swapped = _swapped_frames(observations, group)
@@ -118,7 +119,10 @@ def _swapped_frames(observations: Observations, group: np.ndarray) -> np.ndarray
             joint_weight = np.minimum(before_weights[:-1], after_weights[1:])
             distance = np.linalg.norm(after[1:] - before[:-1], axis=-1)
             step[1:, a, b] = (joint_weight * distance).sum(1) / np.maximum(joint_weight.sum(1), 1e-6) / extent[1:]
-    best, choice = np.array([0.0, _SWAP_COST]), np.zeros((n, 2), np.int64)
+    step[:, 0, 1] += _SWITCH_COST + _EXCHANGED_COST
+    step[:, 1, 0] += _SWITCH_COST
+    step[:, 1, 1] += _EXCHANGED_COST
+    best, choice = np.array([0.0, _SWITCH_COST]), np.zeros((n, 2), np.int64)
     for frame in range(1, n):
         total = best[:, None] + step[frame]
         choice[frame] = total.argmin(0)
@@ -127,8 +131,6 @@ def _swapped_frames(observations: Observations, group: np.ndarray) -> np.ndarray
     state[-1] = best.argmin()
     for frame in range(n - 1, 0, -1):
         state[frame - 1] = choice[frame, state[frame]]
-    if state.sum() * 2 > n:
-        state = 1 - state
     return state == 1
 
 
