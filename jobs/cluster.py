@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import yaml
@@ -27,9 +28,10 @@ def runtime_env() -> dict[str, JsonValue]:
 
 def load_cluster_file(path: Path) -> dict[str, JsonValue]:
     """A cluster launcher file, checked against the schema that the installed Ray ships; raises `ConfigError`."""
-    from jsonschema import ValidationError
-    from ray.autoscaler._private.util import validate_config
+    import ray.autoscaler
+    from jsonschema import ValidationError, validate
 
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     try:
         config = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
@@ -37,7 +39,7 @@ def load_cluster_file(path: Path) -> dict[str, JsonValue]:
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: expected a mapping at the top")
     try:
-        validate_config(config)
+        validate(config, schema)
     except ValidationError as error:
         place = ".".join(map(str, error.absolute_path)) or "top level"
         raise ConfigError(f"{path}: {place}: {error.message}") from None

@@ -17,7 +17,7 @@ MAX_INTERVAL_WIDTH = 0.30  # of the exponent; a wider one says nothing useful
 _HUBER_DELTA = 0.02  # log residuals beyond about 2 % count linearly
 _EXPONENT_RANGE = (1e-3, 3.0)
 _START_EXPONENTS = (0.08, 0.2, 0.35, 0.6, 1.0)
-_START_FLOORS = (0.02, 0.4, 0.7, 0.93)  # share of the smallest error
+_START_FLOORS = (0.1, 0.85)  # share of the smallest error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def judge(points: Sequence[ScalingPoint], *, num_bootstrap: int = 400, seed: int
     sizes = sorted({point.size for point in points})
     if len(sizes) < MIN_SIZES:
         sentence = (
-            f"A law with three parameters cannot be fitted to {len(sizes)} size{'' if len(sizes) == 1 else 's'} and tested "
+            f"{len(sizes)} size{'' if len(sizes) == 1 else 's'} cannot determine and test a law with three parameters "
             f"(at least {MIN_SIZES} are needed, 7 log-spaced ones are advised): no exponent is given. {_trend(points)}"
         )
         return ScalingVerdict(
@@ -225,7 +225,7 @@ def _fit_many(sizes: np.ndarray, errors: np.ndarray) -> np.ndarray:
     parameters, targets, num_starts = _starts(x, y)
     damping = np.full(len(parameters), 1e-2)
     loss, gradient, curvature = _quadratic(parameters, x, targets)
-    for _ in range(80):
+    for _ in range(50):
         system = curvature + damping[:, None, None] * (np.eye(3) * (np.einsum("kii->ki", curvature)[:, None] + 1e-9))
         proposal = parameters - np.linalg.solve(system, gradient[..., None])[..., 0]
         proposal[:, 2] = np.clip(proposal[:, 2], *_EXPONENT_RANGE)

@@ -1,0 +1,116 @@
+"""Scoring a finished checkpoint on people it was not trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lhmforge.datasets import storage
+from lhmforge.datasets.body.model import BodyModel
+from lhmforge.datasets.body.resolve import body_path
+from lhmforge.datasets.config_json import from_json, to_json
+from lhmforge.datasets.errors import BodyError, ConfigError
+from lhmforge.datasets.loader import evaluation_batches
+from lhmforge.datasets.manifest import Manifest
+from lhmforge.jobs.config import TrainConfig
+from lhmforge.jobs.training_data import choose_data
+from lhmforge.lhm_model.checkpoint import load_model, read_record, resolve_checkpoint
+from lhmforge.lhm_model.evaluate import Evaluation, FaceEmbedder, evaluate
+from lhmforge.lhm_model.perceptual import load_perceptual
+
+_FACE_VIEW_SCALE = 4  # faces of small renders are found after enlarging
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    *,
+    manifest: Path | None = None,
+    all_clips: bool = False,
+    num_views: int | None = None,
+    device: str = "cpu",
+    body: Path | None = None,
+    faces: str = "none",
+) -> Evaluation:
+    """Evaluates in the run's own sampling configuration and writes `evaluation.json` and `renders.png` to `output`.
+
+    Without `manifest` the run's held-out people are used; with one, its split by the run's key, or all of its clips.
+
+    Raises:
+        ConfigError: `all_clips` without a manifest, or an unusable device.
+        BodyError: the data was annotated with another body file than the model was trained with.
+        CheckpointError, ShardError: the files are missing, altered or do not belong together.
+    """
+    if all_clips and manifest is None:
+        raise ConfigError("--all-clips needs --data, else the model is judged on what it was trained on")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: this machine has no usable CUDA device")
+    folder = resolve_checkpoint(checkpoint)
+    record = read_record(folder)
+    config = from_json(TrainConfig, record.run_config, where=str(folder))
+    body_model = BodyModel.load(body_path(str(body) if body else config.body))
+    model = load_model(folder, body_model).to(device)
+    chosen, ids = _held_out(config, manifest, all_clips)
+    _require_body(chosen, ids, record.body_digest)
+    loader = config.loader if num_views is None else replace(config.loader, num_target_views=num_views)
+    result = evaluate(
+        model,
+        evaluation_batches(loader, chosen, ids),
+        perceptual=load_perceptual(config.perceptual).to(device),
+        device=torch.device(device),
+        face_embedder=None if faces == "none" else face_embedder(faces),
+        sheet=output / "renders.png",
+    )
+    table = {"checkpoint": str(folder), "manifest_digest": chosen.digest, "step": record.step, **to_table(result)}
+    storage.publish(output / "evaluation.json", (json.dumps(table, indent=1).encode() + b"\n",))
+    return result
+
+
+def to_table(result: Evaluation) -> dict[str, object]:
+    """The JSON form of an evaluation: means, cost, one row per clip."""
+    return {
+        "means": result.means,
+        "seconds_per_image": result.seconds_per_image,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "samples": to_json(result.rows),
+    }
+
+
+def face_embedder(name: str) -> FaceEmbedder:
+    """The face backend `name` of curation, behind the evaluation's interface."""
+    from lhmforge.pipelines.backends.registry import load_backend
+    from lhmforge.pipelines.backends.roles import BackendSpec
+
+    backend = load_backend("face", BackendSpec(name=name))
+
+    def embed(images: Tensor, boxes: Tensor) -> Tensor:
+        large = torch.nn.functional.interpolate(images.float().cpu(), scale_factor=_FACE_VIEW_SCALE, mode="bicubic")
+        frames = (large.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+        vectors = backend.embed(list(frames), boxes.cpu().numpy().astype(np.float32) * _FACE_VIEW_SCALE)
+        return torch.from_numpy(np.asarray(vectors, np.float32))
+
+    return embed
+
+
+def _held_out(config: TrainConfig, manifest: Path | None, all_clips: bool) -> tuple[Manifest, tuple[str, ...]]:
+    if all_clips:
+        chosen = Manifest.load(str(manifest))
+        return chosen, chosen.ids()
+    data = choose_data(
+        config.data if manifest is None else replace(config.data, manifest=str(manifest), subset_size=None)
+    )
+    return data.manifest, data.eval_ids
+
+
+def _require_body(manifest: Manifest, ids: tuple[str, ...], digest: str) -> None:
+    found = set(manifest.select(ids)["body_digest"])
+    if found != {digest}:
+        raise BodyError(
+            f"{manifest.path}: its body parameters belong to body file(s) {sorted(name[:16] for name in found)}, "
+            f"the model was trained with {digest[:16]}; curate with the same body file"
+        )
