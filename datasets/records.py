@@ -69,7 +69,7 @@ class Track:
     frame_indices: Int64[np.ndarray, " N"]  # ascending, absolute
     boxes_px: Float32[np.ndarray, "N 4"]
     scores: Float32[np.ndarray, " N"]
-    other_boxes_px: tuple[Float32[np.ndarray, "M 4"], ...]  # per frame, the other persons' boxes
+    other_boxes_px: tuple[Float32[np.ndarray, "_ 4"], ...]  # per frame, the other persons' boxes
 
     @property
     def key(self) -> str:
