@@ -47,3 +47,7 @@ class BodyError(ForgeError):
 
 class DivergenceError(ForgeError):
     """Training met a loss or gradient that is not finite; the message names the samples."""
+
+
+class PhotoError(ForgeError):
+    """A photo cannot be read, or it does not show one person who can be reconstructed."""

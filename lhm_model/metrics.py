@@ -67,9 +67,8 @@ def psnr(
 def ssim(image: Float[Tensor, "N C h w"], target: Float[Tensor, "N C h w"]) -> Float[Tensor, " N"]:
     """Mean structural similarity for values in 0..1; the images must be at least 11 px on each side."""
     assert min(image.shape[-2:]) >= _WINDOW_PX, f"SSIM needs images of {_WINDOW_PX} px or more, got {image.shape}"
-    channels = image.shape[1]
     stack = torch.cat((image, target, image * image, target * target, image * target), dim=1)
-    mean_a, mean_b, aa, bb, ab = _blur(stack).split(channels, dim=1)
+    mean_a, mean_b, aa, bb, ab = _blur(stack).chunk(5, dim=1)
     variance_a, variance_b, covariance = aa - mean_a * mean_a, bb - mean_b * mean_b, ab - mean_a * mean_b
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
@@ -82,7 +81,7 @@ def matte_iou(alpha: Float[Tensor, "N 1 h w"], target: Float[Tensor, "N 1 h w"])
     a, b = alpha >= 0.5, target >= 0.5
     union, overlap = (a | b).flatten(1).sum(1), (a & b).flatten(1).sum(1)
     shares: Tensor = overlap / union.clamp(min=1)
-    return shares.masked_fill(union == 0, 1.0)
+    return torch.where(union > 0, shares, torch.ones_like(shares))
 
 
 def face_consistency(rendered: Float[Tensor, "N D"], true: Float[Tensor, "N D"]) -> tuple[Float[Tensor, ""], int]:

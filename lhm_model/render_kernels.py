@@ -28,10 +28,10 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     plain = inspect.unwrap(function)
     options = {"nogil": True, "fastmath": True, "error_model": "numpy", "boundscheck": False}
     try:
-        return numba.njit(cache=True, **options)(plain)  # type: ignore[no-any-return]
+        return numba.njit(cache=True, **options)(plain)
     except RuntimeError:  # numba found neither the package folder nor the user's cache folder writable
         _logger.info("no writable folder for compiled kernels: %s is compiled anew in each process", plain.__name__)
-        return numba.njit(**options)(plain)  # type: ignore[no-any-return]
+        return numba.njit(**options)(plain)
 
 
 @_compiled

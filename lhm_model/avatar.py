@@ -1,0 +1,83 @@
+"""One reconstructed person: canonical Gaussians with the person's shape, posed at will, exported with a rig.
+
+The exported cloud stands in the zero pose (T-pose) of SMPL-X with the person's shape, y up. The rig beside it holds
+what linear blend skinning needs: per-Gaussian joint weights, rest joints, the joint tree and expression directions.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from lhmforge.datasets import storage
+from lhmforge.datasets.batch import BodyBatch
+from lhmforge.datasets.body.joints import JOINT_NAMES
+from lhmforge.datasets.body.motion_file import with_expression_size
+from lhmforge.datasets.body.params import BodyParams
+from lhmforge.datasets.codecs import encode_npz
+from lhmforge.lhm_model.gaussians import CanonicalGaussians, PosedGaussians
+from lhmforge.lhm_model.model import LHM
+from lhmforge.lhm_model.ply import GaussianCloud, write_ply
+
+RIG_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Avatar:
+    """The Gaussians that `model` predicted for one person, and the person's shape."""
+
+    model: LHM
+    canonical: CanonicalGaussians  # batch of one
+    betas: Float32[np.ndarray, " S"]
+
+    @torch.no_grad()
+    def pose(self, body: BodyParams) -> PosedGaussians:
+        """The Gaussians in every frame of `body`, with this person's shape, in the world of `body`."""
+        return self.model.pose(self.canonical, self._batch(body))
+
+    def rest_cloud(self) -> GaussianCloud:
+        """The zero pose, y up, pelvis where the shape puts it."""
+        return GaussianCloud.of(self.pose(BodyParams.rest(1)))
+
+    def _batch(self, body: BodyParams) -> BodyBatch:
+        skinner = self.model.skinner
+        body = with_expression_size(body, skinner.exprdirs.shape[-1])
+        device = skinner.rest.device
+        arrays = body.to_arrays() | {"betas": _fit_length(self.betas, skinner.shapedirs.shape[-1])}
+        return BodyBatch(**{name: torch.from_numpy(array)[None].to(device) for name, array in arrays.items()})
+
+
+def write_avatar(folder: Path, avatar: Avatar) -> tuple[Path, Path]:
+    """Writes `avatar.ply` and `rig.npz` (with `rig.json` naming joints and arrays); returns the first two."""
+    cloud_path, rig_path = folder / "avatar.ply", folder / "rig.npz"
+    write_ply(cloud_path, avatar.rest_cloud())
+    skinner = avatar.model.skinner
+    betas = torch.from_numpy(_fit_length(avatar.betas, skinner.shapedirs.shape[-1])).to(skinner.rest.device)
+    joints = skinner.joints_template + torch.einsum("s,jcs->jc", betas, skinner.joints_shapedirs)
+    arrays = {
+        "version": np.array(RIG_VERSION, np.int64),
+        "weights": skinner.weights.cpu().numpy(),
+        "joints_rest_m": joints.cpu().numpy(),
+        "parents": np.array(skinner.parents, np.int64),
+        "expression_directions_m": skinner.exprdirs.cpu().numpy(),
+        "betas": betas.cpu().numpy(),
+    }
+    storage.publish(rig_path, (encode_npz(arrays),))
+    description = {
+        "version": RIG_VERSION,
+        "joint_names": list(JOINT_NAMES),
+        "arrays": {name: list(array.shape) for name, array in arrays.items()},
+        "pose": "zero pose of SMPL-X with the person's betas; metres, y up, facing +z; row i: vertex i of the ply",
+    }
+    storage.publish(folder / "rig.json", (json.dumps(description, indent=1).encode() + b"\n",))
+    return cloud_path, rig_path
+
+
+def _fit_length(values: Float32[np.ndarray, " A"], length: int) -> Float32[np.ndarray, " B"]:
+    """Shape coefficients cut or padded with zeros: they are ordered by importance."""
+    return np.pad(values[:length], (0, max(0, length - len(values)))).astype(np.float32)
