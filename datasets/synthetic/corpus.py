@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -54,7 +55,7 @@ def synthesize_corpus(
     body_path: Path,
     *,
     num_workers: int = 1,
-    on_clip: Callable[[str], None] = lambda name: None,
+    on_clip: Callable[[str], object] = lambda name: None,
 ) -> CorpusSummary:
     """Renders clips 0..count-1 of a seed into `output`; finished ones whose record verifies are kept.
 
@@ -162,8 +163,11 @@ def _encode_video(frames: UInt8[np.ndarray, "N H W 3"], fps: float) -> bytes:
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(fps))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        stream.options = {"crf": "14", "preset": "veryfast", "threads": "1"}
+        stream.options = {"crf": "14", "preset": "veryfast"}
+        stream.codec_context.thread_count = 1
         for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            # The encoder's own colour conversion leaves row padding unset, and the padding changes the bytes.
+            planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(stream.encode())
     return buffer.getvalue()

@@ -122,7 +122,9 @@ def iter_curated(manifest: Manifest, source_ids: set[str]) -> Iterator[StoredSam
 def evaluate_sample(sample: StoredSample, truth: ClipTruth, body: BodyModel) -> SampleEvaluation | None:
     """One sample against the person its mattes show; None when they show nobody."""
     frames = frame_indices(sample)
-    true_alphas = [[_true_alpha(sample, n, person, frames[n]) for n in range(len(frames))] for person in truth.persons]
+    true_alphas = [
+        [_true_alpha(sample, n, person, int(frames[n])) for n in range(len(frames))] for person in truth.persons
+    ]
     mattes = [[matte_errors(sample.alpha(n), alphas[n]) for n in range(len(frames))] for alphas in true_alphas]
     overlap = np.array([[m.iou for m in row] for row in mattes])
     person = int(overlap.mean(1).argmax())
@@ -160,10 +162,14 @@ def frame_indices(sample: StoredSample) -> Int64[np.ndarray, " N"]:
 def window(sample: StoredSample, index: int) -> tuple[float, float, float, float]:
     """Where in the source frame the stored frame `index` lies; raises `CorpusError` for samples without it."""
     values = sample.meta["frame_values"]
-    if not isinstance(values, Mapping) or any(name not in values for name in _WINDOW):
-        raise CorpusError(f"sample {sample.key} does not say where it was cut out; curate the clips again")
-    x0, y0, x1, y1 = (values[name] for name in _WINDOW)
-    return float(x0[index]), float(y0[index]), float(x1[index]), float(y1[index])
+    edges: list[float] = []
+    for name in _WINDOW:
+        column = values.get(name) if isinstance(values, Mapping) else None
+        edge = column[index] if isinstance(column, Sequence) else None
+        if not isinstance(edge, int | float):
+            raise CorpusError(f"sample {sample.key} does not say where it was cut out; curate the clips again")
+        edges.append(float(edge))
+    return edges[0], edges[1], edges[2], edges[3]
 
 
 def _lineage(sample: StoredSample) -> dict[str, str]:

@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from lhmforge.datasets import storage
 from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.body.params import BodyParams
-from lhmforge.datasets.codecs import encode_json
+from lhmforge.datasets.codecs import JsonValue, encode_json
 from lhmforge.datasets.manifest import Manifest
 from lhmforge.datasets.sample import StoredSample
 from lhmforge.datasets.synthetic.evaluate import CurationEvaluation, SampleEvaluation, iter_curated, window
@@ -36,7 +36,7 @@ def write_report(
 
     A picture shows the stored frame, the fit's outline (red), the true outline (green), and where the mattes differ.
     """
-    content = {
+    content: dict[str, JsonValue] = {
         "summary": evaluation.summary(),
         "tracking": asdict(evaluation.tracking),
         "samples": [_row(sample) for sample in evaluation.samples],
@@ -55,7 +55,7 @@ def write_report(
     return tuple(paths)
 
 
-def _row(sample: SampleEvaluation) -> dict[str, float | str | int]:
+def _row(sample: SampleEvaluation) -> dict[str, JsonValue]:
     return {
         "key": sample.key,
         "source_id": sample.source_id,

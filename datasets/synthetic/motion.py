@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -48,7 +49,9 @@ def make_motion(name: str, num_frames: int, fps: float, rng: np.random.Generator
     )
 
 
-Pose, Path, Time = Float64[np.ndarray, "N 55 3"], Float64[np.ndarray, "N 3"], Float64[np.ndarray, " N"]
+Pose: TypeAlias = Float64[np.ndarray, "N 55 3"]
+Path: TypeAlias = Float64[np.ndarray, "N 3"]
+Time: TypeAlias = Float64[np.ndarray, " N"]
 
 
 def _walk(pose: Pose, path: Path, time: Time, rng: np.random.Generator) -> None:

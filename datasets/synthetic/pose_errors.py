@@ -99,8 +99,8 @@ def _acceleration_error(
         return error
     step = np.diff(frames)
     regular = (step[1:] == step[:-1]) & (step[1:] > 0)
-    second = lambda x: x[2:] - 2 * x[1:-1] + x[:-2]  # noqa: E731
-    error[1:-1] = np.where(regular, _mean_distance(second(joints) - second(truth)), np.nan)
+    difference = joints - truth
+    error[1:-1] = np.where(regular, _mean_distance(difference[2:] - 2 * difference[1:-1] + difference[:-2]), np.nan)
     return error
 
 

@@ -18,7 +18,7 @@ class Surface:
     faces: Int32[np.ndarray, "F 3"]
     face_uv: Float32[np.ndarray, "F 3 2"]
     face_texture: Int32[np.ndarray, " F"]
-    textures: tuple[UInt8[np.ndarray, "T T 3"], ...]
+    textures: tuple[UInt8[np.ndarray, "_ _ 3"], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,26 @@ Import this module only from inside a function: numba takes a second to import.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any, no_type_check
+
+import numba
 import numpy as np
-from numba import njit
 
 
-@njit(cache=True, nogil=True)
-def cover(points_px, depth, faces, near, face_id, inverse_depth, bary):  # type: ignore[no-untyped-def]
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Machine code for the bare function (run-time type checkers wrap it), cached where a folder is writable."""
+    bare = inspect.unwrap(function)
+    try:
+        return numba.njit(cache=True, nogil=True)(bare)
+    except RuntimeError:  # numba finds neither this folder nor the user's cache folder writable
+        return numba.njit(nogil=True)(bare)
+
+
+@_compiled
+@no_type_check
+def cover(points_px, depth, faces, near, face_id, inverse_depth, bary):
     """Nearest face per pixel centre, with perspective-correct barycentrics of its first two corners."""
     height, width = face_id.shape
     for t in range(faces.shape[0]):
@@ -47,8 +61,9 @@ def cover(points_px, depth, faces, near, face_id, inverse_depth, bary):  # type:
                 bary[y, x, 1] = v * wj / z
 
 
-@njit(cache=True, nogil=True)
-def shade(  # type: ignore[no-untyped-def]
+@_compiled
+@no_type_check
+def shade(
     face_id,
     bary,
     faces,
@@ -130,8 +145,9 @@ def shade(  # type: ignore[no-untyped-def]
                 colour[y, x, c] = albedo * (ambient[c] * brightness_up + diffuse[c] * max(cosine, 0.0) * lit)
 
 
-@njit(cache=True, nogil=True)
-def vertex_normals(vertices, faces):  # type: ignore[no-untyped-def]
+@_compiled
+@no_type_check
+def vertex_normals(vertices, faces):
     """Area-weighted vertex normals, not normalised."""
     normals = np.zeros_like(vertices)
     for t in range(faces.shape[0]):

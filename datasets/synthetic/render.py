@@ -82,7 +82,8 @@ class _Layer:
             return None
         s = _SUPERSAMPLING
         wide, tall = (x1 - x0) * s, (y1 - y0) * s
-        scaled = crop_and_resize_intrinsics(intrinsics, window_px=(x0, y0, x1, y1), width=wide, height=tall)
+        window = (float(x0), float(y0), float(x1), float(y1))
+        scaled = crop_and_resize_intrinsics(intrinsics, window_px=window, width=wide, height=tall)
         coverage = rasterise(vertices, figure.surface.faces, scaled, width=wide, height=tall)
         colour = np.clip(shade(coverage, vertices, figure.surface, light), 0, 1)
         size = (x1 - x0, y1 - y0)

@@ -64,7 +64,7 @@ def synthesize_shards(
     body_path: Path,
     *,
     num_workers: int = 1,
-    on_sample: Callable[[str], None] = lambda key: None,
+    on_sample: Callable[[str], object] = lambda key: None,
 ) -> ShardsSummary:
     """Writes persons 0..count-1 of a seed as shards and a manifest; finished shards are kept.
 
