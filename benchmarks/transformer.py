@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lhmforge.lhm_model.attention import KERNELS, Kernel, attend, kernel_available, resolve_kernel
@@ -23,7 +24,7 @@ from lhmforge.lhm_model.config import preset, with_random_body_encoder
 from lhmforge.lhm_model.network import LHMNetwork, halve_weights, transformer_config
 from lhmforge.lhm_model.summary import transformer_flops
 from lhmforge.lhm_model.token_layout import TokenLayout, token_layout
-from lhmforge.lhm_model.transformer import BodyHeadTransformer
+from lhmforge.lhm_model.transformer import BodyHeadTransformer, linear_gelu
 
 # (preset, measurement) -> milliseconds on an H200: public code in bf16, the same compiled, goal with torch, with FA4.
 ANCHORS = {
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--budget-s", type=float, default=1e9, help="stop starting new measurements after this time")
     parser.add_argument("--end-to-end", action="store_true", help="also image -> Gaussians with random encoders")
+    parser.add_argument("--profile", action="store_true", help="also print where the time of the first preset goes")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -65,13 +67,16 @@ def main() -> None:
     kernels = [resolve_kernel(kernel) for kernel in args.kernels if kernel_available(kernel)]
     for kernel in kernels:
         check_attention(kernel)
+        check_feed_forward()
         time_attention(kernel, args.repeats)
     for name in args.presets:
         for measure in (measure_forward, measure_training) if name != "0.7b" else (measure_forward,):
             for kernel, compiled in [(kernels[0], False), *((kernel, True) for kernel in kernels)]:
                 if (not compiled and name != "0.5b") or time.monotonic() - started > args.budget_s:
                     continue
-                rows.append(measure(name, kernel, compiled, args.repeats))
+                rows.append(
+                    measure(name, kernel, compiled, args.repeats, args.profile and name == args.presets[0] and compiled)
+                )
                 report(rows[-1], time.monotonic() - started)
                 if args.output:
                     args.output.write_text(json.dumps([asdict(row) for row in rows], indent=1))
@@ -114,6 +119,28 @@ def check_attention(kernel: Kernel) -> None:
     assert max(errors) < 2e-2, f"{kernel} is wrong"
 
 
+def check_feed_forward() -> None:
+    """The fused product with GELU of inference against float32; raises when it is off."""
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, device="cuda") for shape in ((1, 777, 256), (512, 256), (512,)))
+    weight = weight / 16
+    exact = F.gelu(F.linear(x, weight, bias), approximate="tanh")
+    ours = linear_gelu(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
+    single = linear_gelu(x, weight, bias)
+    print(f"check linear_gelu: relative error bf16 {relative(ours, exact):.1e}, fp32 {relative(single, exact):.1e}")
+    assert relative(ours, exact) < 1e-2
+
+
+def print_profile(run: Callable[[], object]) -> None:
+    """Device time by kernel over one call."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
+    for event in events[:24]:
+        print(f"    {event.self_device_time_total / 1e3:8.2f} ms {event.count:5d} x {event.key[:110]}")
+
+
 def time_attention(kernel: Kernel, repeats: int) -> None:
     """The body sub-block's attention alone, at the real size."""
     q, k, v = (torch.randn(1, 44096, 16, 64, device="cuda", dtype=torch.bfloat16).requires_grad_() for _ in range(3))
@@ -130,7 +157,7 @@ def time_attention(kernel: Kernel, repeats: int) -> None:
           f"{total - forward:.2f} ms {2.5 * flops / (total - forward):.0f} TFLOP/s", flush=True)  # fmt: skip
 
 
-def measure_forward(name: str, kernel: Kernel, compiled: bool, repeats: int) -> Row:
+def measure_forward(name: str, kernel: Kernel, compiled: bool, repeats: int, profile: bool) -> Row:
     """Forward pass in bfloat16; its result is compared with float32 on the same weights for the smallest preset."""
     model, inputs = build(name, kernel), make_inputs(name, torch.bfloat16)
     reference = None
@@ -150,15 +177,17 @@ def measure_forward(name: str, kernel: Kernel, compiled: bool, repeats: int) -> 
         del reference
         torch.cuda.reset_peak_memory_stats()
         milliseconds = median_ms(run, repeats)
+        if profile:
+            print_profile(run)
     return make_row(name, "forward", kernel, compiled, milliseconds, 1.0, error)
 
 
-def measure_training(name: str, kernel: Kernel, compiled: bool, repeats: int) -> Row:
+def measure_training(name: str, kernel: Kernel, compiled: bool, repeats: int, profile: bool) -> Row:
     """Forward and backward pass with respect to weights and tokens."""
     model = build(name, kernel)
     if compiled:
         compile_blocks(model)
-    inputs = make_inputs(name, torch.float32)
+    inputs = make_inputs(name, torch.bfloat16)
     inputs = {key: value.requires_grad_(key != "body_tokens") for key, value in inputs.items()}
     weight = torch.randn_like(inputs["points"])
 
@@ -171,7 +200,10 @@ def measure_training(name: str, kernel: Kernel, compiled: bool, repeats: int) ->
 
     run()
     torch.cuda.reset_peak_memory_stats()
-    return make_row(name, "forward+backward", kernel, compiled, median_ms(run, repeats), 3.0)
+    milliseconds = median_ms(run, repeats)
+    if profile:
+        print_profile(run)
+    return make_row(name, "forward+backward", kernel, compiled, milliseconds, 3.0)
 
 
 def measure_image_to_gaussians(name: str, kernel: Kernel, repeats: int) -> Row:

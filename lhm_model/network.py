@@ -55,7 +55,13 @@ class LHMNetwork(nn.Module):
         """
         body_tokens = self.body_encoder(source_image)
         head_tokens = self.head_encoder(head_image * head_valid[:, None, None, None])
-        points = self.point_embed(canonical_points[None]).expand(len(source_image), -1, -1)
+        points = self.point_embed(canonical_points[None])
+        device = points.device.type
+        if torch.is_autocast_enabled(
+            device
+        ):  # a residual stream in half precision: less memory traffic and activations
+            points = points.to(torch.get_autocast_dtype(device))
+        points = points.expand(len(source_image), -1, -1)
         features = self.transformer(
             points=points,
             body_tokens=body_tokens,
