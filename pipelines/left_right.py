@@ -1,8 +1,8 @@
 """Left-right swaps: frames in which a pose model took a person's left for the right, found over time and undone.
 
 Two hidden states per frame, as given or mirrored; the cheapest sequence (Viterbi) pays for how far points jump between
-frames and a little for every mirrored frame, so that the majority decides what left means. Whole body first, then the
-legs alone, which models swap most often.
+frames and a little for every mirrored frame, so that the majority decides what left means. Upper body and legs are
+judged apart, because models often swap the legs alone.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ from jaxtyping import Bool, Float64, Int64
 from lhmforge.datasets.records import Keypoints
 from lhmforge.pipelines import wholebody as order
 
-_BODY_POINTS = tuple(range(5, 17))
-_LEG_POINTS = tuple(range(11, 17))
-_LEG_PART = (*range(11, 17), *range(17, 23))
+_UPPER_POINTS, _LEG_POINTS = tuple(range(5, 11)), tuple(range(11, 17))  # the joints that decide
+_UPPER_PART = (*range(11), *range(order.LEFT_HAND.start, order.NUM_POINTS))
+_LEG_PART = tuple(range(11, order.FEET.stop))
 _SEEN = 0.3
 _MIRROR_COST = 0.02  # of the body's size per frame
 _MAX_GAP = 3  # frames; points further apart in time say nothing
-# MediaPipe pose: pairs of left and right, and those of the legs.
-_POSE_PAIRS = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), *((left, left + 1) for left in range(11, 33, 2)))
+# MediaPipe pose: pairs of left and right.
+_POSE_UPPER_PAIRS = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), *((left, left + 1) for left in range(11, 23, 2)))
 _POSE_LEG_PAIRS = tuple((left, left + 1) for left in range(23, 33, 2))
 
 
 def repair_swaps(keypoints: Keypoints, frame_indices: Int64[np.ndarray, " N"], *, step: int) -> Keypoints:
-    """Keypoints with swapped frames mirrored back; `step` is the usual distance of neighbouring frame indices."""
+    """Keypoints with swapped frames mirrored back; the 68 face points keep their side.
+
+    `step` is the usual distance of neighbouring frame indices.
+    """
     gap_ok = np.diff(frame_indices) <= _MAX_GAP * step
-    whole = _mirrored_frames(keypoints, _BODY_POINTS, gap_ok)
-    keypoints = _mirror(keypoints, whole, tuple(range(order.NUM_POINTS)), _POSE_PAIRS)
+    upper = _mirrored_frames(keypoints, _UPPER_POINTS, gap_ok)
+    keypoints = _mirror(keypoints, upper, _UPPER_PART, _POSE_UPPER_PAIRS)
     legs = _mirrored_frames(keypoints, _LEG_POINTS, gap_ok)
     return _mirror(keypoints, legs, _LEG_PART, _POSE_LEG_PAIRS)
 
@@ -90,8 +93,6 @@ def _mirror(
         return keypoints
     source = np.arange(order.NUM_POINTS)
     source[list(part)] = order.mirror_index()[list(part)]
-    # The face keeps its side: it is read from the picture by a model of its own that does not swap.
-    source[order.FACE] = np.arange(order.FACE.start, order.FACE.stop)
     points, scores = keypoints.points_px.copy(), keypoints.scores.copy()
     points[frames], scores[frames] = points[frames][:, source], scores[frames][:, source]
     landmarks, landmark_scores = keypoints.landmarks_m.copy(), keypoints.landmark_scores.copy()

@@ -1,12 +1,12 @@
 """From other keypoint sets to COCO-WholeBody 133: by the number of points a model gives.
 
-| points | set               | what is taken                                                                            |
+| points | set               | what is taken                                                                           |
 |---|---|---|
-| 17     | COCO              | the body; feet, face and hands score 0                                                   |
-| 133    | COCO-WholeBody    | everything, same order                                                                   |
-| 308    | Goliath (Sapiens) | body, feet, both hands (whose fingers run from tip to base); of the face: chin, brow     |
-|        |                   | ends, nose root, tip, base and wings, eye corners and lids, lip corners and centres. Jaw |
-|        |                   | line, inner brow points and other lip points score 0: the set has none at these places   |
+| 17     | COCO              | the body; feet, face and hands score 0                                                  |
+| 133    | COCO-WholeBody    | everything, same order                                                                  |
+| 308    | Goliath (Sapiens) | body, feet, both hands (whose fingers run from tip to base); of the face: chin, brow    |
+|        |                   | ends, nose root, tip, base and wings, eye corners and lids, lip corners and centres. Ja |
+|        |                   | line, inner brow points and other lip points score 0: the set has none at these places  |
 """
 
 from __future__ import annotations

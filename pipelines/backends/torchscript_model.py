@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -15,7 +16,9 @@ def load_torchscript(path: Path, spec: BackendSpec) -> torch.jit.ScriptModule:
     if spec.device.startswith("cuda") and not torch.cuda.is_available():
         raise BackendError(f"backend {spec.name!r}: device {spec.device!r} is asked for, but torch sees no GPU")
     try:
-        module = torch.jit.load(str(path), map_location=spec.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the published files have no other form
+            module = torch.jit.load(str(path), map_location=spec.device)
     except (RuntimeError, ValueError) as error:
         raise BackendError(
             f"backend {spec.name!r}: {path} is not a TorchScript file (nor are weights alone): {error}"
