@@ -1,6 +1,6 @@
 """From a photo to a sample: read it, find its person, matte and fit them with the stages of curation.
 
-A photo goes through curation as a very short still video, so the picture that the model sees is cut exactly as in training.
+A photo goes through curation as a very short still video, so the picture that the model sees is cut as in training.
 """
 
 from __future__ import annotations

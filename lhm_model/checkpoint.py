@@ -145,7 +145,7 @@ def load_model(path: Path, body: BodyModel | None = None) -> LHM:
             f"{folder}: trained on a body file with digest {record.body_digest[:16]}, the given one has "
             f"{body.digest[:16]}; pass the SMPL-X npz of the training run"
         )
-    config = ModelConfig.from_json(json.dumps(record.model_config))
+    config = from_json(ModelConfig, record.model_config, where="model")
     state = _read_tensors(folder / "model.safetensors")
     if "average.safetensors" in record.sha256:
         state |= _read_tensors(folder / "average.safetensors")
