@@ -25,7 +25,7 @@ class PointEmbed(nn.Module):
         with torch.autocast(points.device.type, enabled=False):
             angles = points.float() @ self.basis.float()
             features = torch.cat([angles.sin(), angles.cos(), points.float()], dim=-1)
-        return self.norm(self.linear(features))  # type: ignore[no-any-return]
+        return self.norm(self.linear(features))
 
 
 def frequency_basis(num_frequencies: int) -> Float[Tensor, "3 F3"]:
@@ -45,4 +45,4 @@ class GlobalModulation(nn.Module):
 
     def forward(self, body_tokens: Float[Tensor, "B T C"]) -> Float[Tensor, "B M"]:
         pooled = body_tokens.float().mean(dim=1)
-        return self.out(nn.functional.silu(self.hidden(pooled)))  # type: ignore[no-any-return]
+        return self.out(nn.functional.silu(self.hidden(pooled)))

@@ -70,7 +70,7 @@ class FusionHead(nn.Module):
 
     def forward(self, taps: tuple[Float[Tensor, "B T C"], ...]) -> Float[Tensor, "B T C"]:
         projected = [project(tap) for project, tap in zip(self.projects, taps, strict=True)]
-        return self.output(torch.cat(projected, dim=-1))  # type: ignore[no-any-return]
+        return self.output(torch.cat(projected, dim=-1))
 
 
 class DinoHeadEncoder(nn.Module):
@@ -88,7 +88,7 @@ class DinoHeadEncoder(nn.Module):
         image = square_on_white(image, self.config.image_size)
         if self.normalised:
             image = normalise(image, _IMAGENET_MEAN, _IMAGENET_STD)
-        return self.fusion(self.backbone(image))  # type: ignore[no-any-return]
+        return self.fusion(self.backbone(image))
 
 
 def load_dinov2_weights(backbone: DinoV2, path: Path) -> None:

@@ -47,7 +47,7 @@ class FrozenBodyEncoder(nn.Module):
             raise BackendError(
                 f"{self.config.weights}: the encoder returned tokens of shape {tuple(tokens.shape)}, not {expected}"
             )
-        return tokens  # type: ignore[no-any-return]
+        return tokens
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenBodyEncoder:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -71,7 +71,7 @@ class PlainVit(nn.Module):
         x = self.patch_embed(image) + self.positions
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return self.norm(x)
 
 
 def _load_sapiens(config: EncoderConfig) -> nn.Module:
@@ -84,6 +84,6 @@ def _load_sapiens(config: EncoderConfig) -> nn.Module:
     if not path.is_file():
         raise BackendError(f"body_encoder.weights: {path} does not exist")
     try:
-        return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-any-return]
+        return torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError) as error:
         raise BackendError(f"{path}: not a TorchScript file that this torch can read ({error})") from error

@@ -53,4 +53,4 @@ class SmallEncoder(nn.Module):
         x = self.patches(nn.functional.gelu(self.stem(image))).flatten(2).transpose(1, 2) + self.positions
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return self.norm(x)

@@ -72,13 +72,13 @@ class BodyHeadTransformer(nn.Module):
                 points, body, head = checkpoint(block, *args, use_reentrant=False)
             else:
                 points, body, head = block(points, body, head, modulation, layout, self.kernel)
-        return self.norm(points)  # type: ignore[no-any-return]
+        return self.norm(points)
 
     def _project(self, tokens: Tensor) -> Tensor:
         """The shared context projection; multiplying by the used columns only equals padding with zeros."""
         channels = tokens.shape[-1]
         if channels == self.config.context_channels:
-            return self.context_proj(tokens)  # type: ignore[no-any-return]
+            return self.context_proj(tokens)
         return F.linear(tokens, self.context_proj.weight[:, :channels], self.context_proj.bias)
 
 
@@ -194,8 +194,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
         if x.is_cuda and not torch.is_grad_enabled():
             weight, bias = self.up.weight.to(x.dtype), self.up.bias.to(x.dtype)
-            return self.down(linear_gelu(x, weight, bias))  # type: ignore[no-any-return]
-        return self.down(F.gelu(self.up(x), approximate="tanh"))  # type: ignore[no-any-return]
+            return self.down(linear_gelu(x, weight, bias))
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
 def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class VitBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+        return x + self.ls2(self.mlp(self.norm2(x)))
 
 
 class VitAttention(nn.Module):
@@ -42,7 +42,7 @@ class VitAttention(nn.Module):
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.proj(out.transpose(1, 2).flatten(2))
 
 
 class VitMLP(nn.Module):
@@ -54,7 +54,7 @@ class VitMLP(nn.Module):
         self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
@@ -76,7 +76,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, channels, patch_size, stride=patch_size)
 
     def forward(self, image: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B T C"]:
-        return self.proj(image).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.proj(image).flatten(2).transpose(1, 2)
 
 
 def square_on_white(image: Float[Tensor, "B 3 H W"], size: int) -> Float[Tensor, "B 3 S S"]:
