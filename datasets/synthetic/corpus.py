@@ -30,6 +30,8 @@ from lhmforge.datasets.synthetic.truth import ClipTruth
 
 LICENCE = "CC0-1.0"
 CHANNEL = "synthetic"
+# x264's lookahead and adaptive quantisation give other bytes from run to run even with one thread.
+_REPEATABLE = "mbtree=0:rc-lookahead=0:aq-mode=0"
 RENDERER_VERSION = 1  # raise it when the same configuration gives other pixels
 _log = logging.getLogger(__name__)
 
@@ -163,10 +165,10 @@ def _encode_video(frames: UInt8[np.ndarray, "N H W 3"], fps: float) -> bytes:
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(fps))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        stream.options = {"crf": "14", "preset": "veryfast"}
+        stream.options = {"crf": "14", "preset": "veryfast", "x264-params": _REPEATABLE}
         stream.codec_context.thread_count = 1
         for image in frames:
-            # The encoder's own colour conversion leaves row padding unset, and the padding changes the bytes.
+            # Converted here: the library's own conversion is not repeatable to the bit.
             planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(stream.encode())

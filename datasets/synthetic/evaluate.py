@@ -122,10 +122,10 @@ def iter_curated(manifest: Manifest, source_ids: set[str]) -> Iterator[StoredSam
 def evaluate_sample(sample: StoredSample, truth: ClipTruth, body: BodyModel) -> SampleEvaluation | None:
     """One sample against the person its mattes show; None when they show nobody."""
     frames = frame_indices(sample)
-    true_alphas = [
-        [_true_alpha(sample, n, person, int(frames[n])) for n in range(len(frames))] for person in truth.persons
+    mattes = [
+        [matte_errors(sample.alpha(n), _true_alpha(sample, n, person, int(frame))) for n, frame in enumerate(frames)]
+        for person in truth.persons
     ]
-    mattes = [[matte_errors(sample.alpha(n), alphas[n]) for n in range(len(frames))] for alphas in true_alphas]
     overlap = np.array([[m.iou for m in row] for row in mattes])
     person = int(overlap.mean(1).argmax())
     if overlap[person].mean() < _MATCH_IOU:
