@@ -14,7 +14,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from lhmforge.datasets.codecs import JsonValue
+from lhmforge.datasets.codecs import JsonValue as JsonValue
 from lhmforge.datasets.errors import ConfigError
 
 T = TypeVar("T")

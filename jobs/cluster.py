@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from lhmforge.datasets.codecs import JsonValue
 from lhmforge.datasets.errors import ConfigError
@@ -29,7 +29,7 @@ def runtime_env() -> dict[str, JsonValue]:
 def load_cluster_file(path: Path) -> dict[str, JsonValue]:
     """A cluster launcher file, checked against the schema that the installed Ray ships; raises `ConfigError`."""
     import ray.autoscaler
-    from jsonschema import ValidationError, validate
+    from jsonschema import ValidationError, validate  # type: ignore[import-untyped]
 
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     try:

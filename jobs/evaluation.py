@@ -101,9 +101,8 @@ def _held_out(config: TrainConfig, manifest: Path | None, all_clips: bool) -> tu
     if all_clips:
         chosen = Manifest.load(str(manifest))
         return chosen, chosen.ids()
-    data = choose_data(
-        config.data if manifest is None else replace(config.data, manifest=str(manifest), subset_size=None)
-    )
+    chosen_data = config.data if manifest is None else replace(config.data, manifest=str(manifest), subset_size=None)
+    data = choose_data(chosen_data)
     return data.manifest, data.eval_ids
 
 

@@ -98,7 +98,8 @@ def judge(points: Sequence[ScalingPoint], *, num_bootstrap: int = 400, seed: int
     held_out = _test_largest(points, num_bootstrap, seed)
     grid = np.geomspace(sizes[0], sizes[-1], 40)
     curves = laws[:, :1] + laws[:, 1:2] * grid ** -laws[:, 2:]
-    band = tuple((float(d), *map(float, np.percentile(c, (2.5, 97.5)))) for d, c in zip(grid, curves.T, strict=True))
+    low, high = np.percentile(curves, (2.5, 97.5), axis=0)
+    band = tuple(zip(grid.tolist(), low.tolist(), high.tolist(), strict=True))
     return ScalingVerdict(
         law=law,
         exponent=exponent,

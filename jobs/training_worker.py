@@ -138,10 +138,10 @@ class _FolderReporter:
         if not self._is_first:
             return {}
         batches = evaluation_batches(self._config.loader, self._training.data.manifest, self._training.data.eval_ids)
+        model = state.bare_model
+        assert isinstance(model, LHM)
         sheet = self._folder.renders / f"step_{state.counters.step:08d}.png"
-        result = evaluate(
-            state.bare_model, batches, perceptual=self._training.perceptual, device=self._device, sheet=sheet
-        )
+        result = evaluate(model, batches, perceptual=self._training.perceptual, device=self._device, sheet=sheet)
         table = {"step": state.counters.step, "means": result.means, "samples": to_json(result.rows)}
         storage.publish(self._folder.evaluation, (json.dumps(table, indent=1).encode() + b"\n",))
         return {f"eval_{name}": value for name, value in result.means.items()}

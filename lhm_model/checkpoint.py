@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.body.resolve import body_path
-from lhmforge.datasets.config_json import from_json, to_json
+from lhmforge.datasets.config_json import JsonValue, from_json, to_json
 from lhmforge.datasets.errors import CheckpointError, ConfigError
 from lhmforge.lhm_model.config import ModelConfig
 from lhmforge.lhm_model.model import LHM
@@ -44,8 +44,8 @@ class CheckpointRecord:
     world_size: int
     num_parameters: int  # trainable
     body_digest: str
-    model_config: dict[str, object]
-    run_config: dict[str, object]
+    model_config: dict[str, JsonValue]
+    run_config: dict[str, JsonValue]
     position: dict[str, int | str]  # of the data stream
     scores: dict[str, float]
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> digest
@@ -58,8 +58,8 @@ class CheckpointOrigin:
     seed: int
     world_size: int
     body_digest: str
-    model_config: dict[str, object]
-    run_config: dict[str, object]
+    model_config: dict[str, JsonValue]
+    run_config: dict[str, JsonValue]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

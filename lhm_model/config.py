@@ -171,8 +171,16 @@ def _tiny() -> ModelConfig:
         width=128,
         num_heads=2,
         num_blocks=2,
-        num_points=3072,
+        num_points=2048,
         body_encoder=EncoderConfig(kind="small", image_size=224, patch_size=16, channels=128, depth=2, num_heads=4),
         head_encoder=EncoderConfig(kind="small", image_size=96, patch_size=12, channels=96, depth=2, num_heads=4),
-        gaussian_head=GaussianHeadConfig(hidden=(128, 128)),
+        # Few, large splats whose bound is wide open after 40 steps: a CPU run ends where the paper's schedule begins.
+        gaussian_head=GaussianHeadConfig(
+            hidden=(128, 128),
+            clip_start_step=1,
+            clip_start_m=0.03,
+            clip_end_step=40,
+            initial_scale_log=-4.0,
+            initial_opacity=0.5,
+        ),
     )

@@ -178,7 +178,7 @@ def _backward(
         ):
             value = objective(state.model, on_device, step)
             loss = value.total / len(batches)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         total += loss.detach()
         meter.add_loss(value, share=1 / len(batches))
     return total

@@ -12,14 +12,10 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Option(help="a checkpoint, or the run folder it lies in")],
     output: Annotated[Path, typer.Option(help="folder for evaluation.json and renders.png")],
     data: Annotated[Path | None, typer.Option(help="another manifest.parquet (default: that of the run)")] = None,
-    all_clips: Annotated[
-        bool, typer.Option("--all-clips", help="every clip of --data instead of a held-out split")
-    ] = False,
+    all_clips: Annotated[bool, typer.Option("--all-clips", help="every clip of --data, not a held-out split")] = False,
     views: Annotated[int | None, typer.Option(help="target views per clip (default: as in training)")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    body: Annotated[
-        Path | None, typer.Option(help="the SMPL-X npz of the training run (default: the free body)")
-    ] = None,
+    body: Annotated[Path | None, typer.Option(help="SMPL-X npz of the training run (default: free body)")] = None,
     faces: Annotated[str, typer.Option(help="face backend for face consistency; none: leave it out")] = "sface",
 ) -> None:
     """Print held-out scores; write a table per clip and a sheet of source, targets and predictions."""
