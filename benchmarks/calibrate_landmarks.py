@@ -95,7 +95,12 @@ def measure(samples: Sequence[Sample], body: BodyModel) -> dict[str, list[object
         middle = [1] if name == "nose" else []
         free = [i for i in range(3) if not (middle and i == 0)]
         embed = lambda x, free=free: np.bincount(free, x, 3)  # noqa: E731
-        found = least_squares(lambda x: residual(embed(x)), np.zeros(len(free)), loss="soft_l1", f_scale=20)
+        found = least_squares(
+            lambda x, embed=embed, residual=residual: residual(embed(x)),
+            np.zeros(len(free)),
+            loss="soft_l1",
+            f_scale=20,
+        )
         offset = embed(found.x)
         before, after = (
             float(np.median(np.linalg.norm(residual(o).reshape(-1, 2), axis=1))) for o in (np.zeros(3), offset)
@@ -121,7 +126,7 @@ def _observations(
     joint_name: str,
     frame_name: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Joint positions, carrying axes (mirrored for the right side), detected pixels, focal lengths, principal points."""
+    """Joint positions, carrying axes (mirrored for the right side), pixels seen, focal lengths, principal points."""
     index = int(WHOLEBODY_INDEX[POINT_NAMES.index(name)])
     columns: list[list[np.ndarray]] = [[], [], [], [], []]
     for sample, (joints, frames) in zip(samples, poses, strict=True):

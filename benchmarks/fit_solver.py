@@ -16,7 +16,7 @@ from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.body.resolve import body_path
 from lhmforge.pipelines.fitting.keypoint_body import KeypointBody
 from lhmforge.pipelines.fitting.landmarks import solver_body
-from lhmforge.pipelines.fitting.objective import Objective
+from lhmforge.pipelines.fitting.objective import Objective, ObjectiveConfig
 from lhmforge.pipelines.fitting.priors import body_priors
 from lhmforge.pipelines.fitting.solver import SolverConfig, solve
 from lhmforge.pipelines.fitting.solver_check import (
@@ -51,7 +51,8 @@ def measure(body: KeypointBody, truth: BodyModel, noise: ClipNoise, num_frames: 
             clip = make_check_clip(truth, motion=motion, num_frames=num_frames, seed=seed, noise=noise)
             began = time.process_time()
             start = landmark_start(body, clip.observations)
-            objective = Objective(body=body, observations=clip.observations, priors=body_priors())
+            config = ObjectiveConfig(sigma_landmark_m=0.04)
+            objective = Objective(body=body, observations=clip.observations, priors=body_priors(), config=config)
             solution = solve(objective, start, SolverConfig())
             spent = time.process_time() - began
             state = replace(solution.state, betas=np.asarray(solution.state.betas))

@@ -30,7 +30,7 @@ class ClipFitConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     sigma_m: float = 0.018
-    landmark_weight: float = 0.0  # of the 3D landmarks while solving; they always serve as the start
+    landmark_weight: float = 0.1  # of the 3D landmarks while solving; at full weight they always serve as the start
     race_frames: int = 16
     doubt_sigma: float = 2.5  # median image residual (in standard deviations) beyond which other starts are tried
     piece_frames: int = 300

@@ -85,9 +85,9 @@ def marginal_variances(equations: NormalEquations) -> Float64[np.ndarray, "N D"]
     n, d = equations.num_frames, equations.size
     pairs = (n + 1) // 2
     diagonal, lower = _paired_blocks(equations)
-    coupling = np.zeros((pairs * 2 * d, equations.shape.shape[0]))
-    coupling[: n * d] = equations.shape_coupling.reshape(n * d, -1)
-    coupling = coupling.reshape(pairs, 2 * d, -1)
+    padded = np.zeros((pairs * 2 * d, equations.shape.shape[0]))
+    padded[: n * d] = equations.shape_coupling.reshape(n * d, -1)
+    coupling = padded.reshape(pairs, 2 * d, -1)
     inverses = [np.linalg.inv(diagonal[0])]
     carried = [coupling[0]]
     for k in range(1, pairs):

@@ -62,7 +62,7 @@ class Observations:
 class ObjectiveConfig:
     """Standard deviations and weights of the terms; smoothness is stated as change per frame at 30 frames/s."""
 
-    sigma_landmark_m: float = 0.04
+    sigma_landmark_m: float = 0.08
     limit_weight: float = 10.0
     pose_weight: float = 0.7
     shape_weight: float = 3.0

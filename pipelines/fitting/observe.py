@@ -147,7 +147,12 @@ def _swap(observations: Observations, frames: np.ndarray, group: np.ndarray) -> 
     landmarks = observations.landmarks_m[:, index].copy()
     if group.all():
         landmarks[..., 2] *= -1  # a back taken for a front: the depths are mirrored as well
-    pick = lambda old, new: np.where(frames.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
+
+    def pick(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        result = old.copy()
+        result[frames] = new[frames]
+        return result
+
     return replace(
         observations,
         points_px=pick(observations.points_px, observations.points_px[:, index]),

@@ -81,9 +81,10 @@ def fit_errors(joints: Float64[np.ndarray, "N 22 3"], true_joints: Float64[np.nd
     difference = (joints - joints[:, :1]) - (true_joints - true_joints[:, :1])
     aligned = np.stack([similarity_align(a, b) for a, b in zip(joints, true_joints, strict=True)])
     acceleration = np.diff(joints, n=2, axis=0) - np.diff(true_joints, n=2, axis=0)
-    mean = lambda values: float(np.linalg.norm(values, axis=-1).mean() * 1000) if values.size else float("nan")  # noqa: E731
     return FitErrors(
-        pa_mpjpe_mm=mean(aligned - true_joints), mpjpe_mm=mean(difference), acceleration_mm=mean(acceleration)
+        pa_mpjpe_mm=_mean_mm(aligned - true_joints),
+        mpjpe_mm=_mean_mm(difference),
+        acceleration_mm=_mean_mm(acceleration),
     )
 
 
@@ -116,10 +117,9 @@ def _posed(
 ) -> tuple[Float64[np.ndarray, "N K 3"], Float64[np.ndarray, "N 22 3"]]:
     pose = np.zeros((len(rotations), NUM_JOINTS, 3))
     pose[:, :NUM_BODY_JOINTS] = log_rotation(rotations)
-    tensor = lambda a: torch.from_numpy(np.asarray(a)).float()  # noqa: E731
     with torch.no_grad():
         output = model.forward(
-            betas=tensor(betas)[None].expand(len(pose), -1), full_pose=tensor(pose), transl=tensor(transl)
+            betas=_tensor(betas)[None].expand(len(pose), -1), full_pose=_tensor(pose), transl=_tensor(transl)
         )
     columns = []
     for point in solver_points(model, "none"):
@@ -127,11 +127,19 @@ def _posed(
             columns.append(output.vertices[:, list(point.vertex_ids)].mean(1))
         else:
             offset = torch.tensor(point.offset_m).float()
-            rest = model.joints_rest(tensor(betas)[None])[0, point.joint] + offset
+            rest = model.joints_rest(_tensor(betas)[None])[0, point.joint] + offset
             moved = output.transforms[:, point.frame] @ torch.cat([rest, torch.ones(1)])
             columns.append(moved[:, :3])
     points = torch.stack(columns, 1).double().numpy()
     return points, output.joints[:, :NUM_BODY_JOINTS].double().numpy()
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values).float()
+
+
+def _mean_mm(errors_m: np.ndarray) -> float:
+    return float(np.linalg.norm(errors_m, axis=-1).mean() * 1000) if errors_m.size else float("nan")
 
 
 def _observe(points: Float64[np.ndarray, "N K 3"], noise: ClipNoise, rng: np.random.Generator) -> Observations:

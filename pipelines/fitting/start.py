@@ -35,7 +35,7 @@ class _Landmarks:
 
 def has_landmarks(observations: Observations) -> bool:
     """Whether the four torso landmarks were seen at all, the least that `landmark_start` needs."""
-    seen = (observations.weights_m > 0).any(0)
+    seen = np.any(observations.weights_m > 0, axis=0)
     return all(seen[point_index(name)] for name in _TORSO)
 
 
@@ -118,7 +118,7 @@ def _fill_gaps(observations: Observations) -> _Landmarks:
     for k in range(points.shape[1]):
         points[:, k] = _interpolate(points[:, k], seen[:, k], observations.times_s, fallback=np.zeros(3))
     assert points.shape[1] == len(POINT_NAMES)
-    return _Landmarks(points=points, known=seen.any(0))
+    return _Landmarks(points=points, known=np.any(seen, axis=0))
 
 
 def _turn_head(

@@ -33,8 +33,8 @@ def score_track(
     heights = boxes[:, 3] - boxes[:, 1]
     joints = _joints(fitted, model)
     focal = float(fitted.intrinsics[0, 0])
-    depth = lambda name: np.maximum(joints[:, joint(name), 2], 0.1)  # noqa: E731
-    hands = np.minimum(depth("left_wrist"), depth("right_wrist"))
+    depth = np.maximum(joints[..., 2], 0.1)
+    hands = np.minimum(depth[:, joint("left_wrist")], depth[:, joint("right_wrist")])
     return TrackScores(
         num_frames=float(len(times)),
         duration_s=float(times[-1] - times[0]) + _typical_step(times, 1 / video.fps),
@@ -44,7 +44,7 @@ def score_track(
         jitter=_jitter(joints, times),
         coverage=_coverage(fitted),
         height_px=float(np.median(heights)),
-        face_px=float(np.median(_FACE_M * focal / depth("head"))),
+        face_px=float(np.median(_FACE_M * focal / depth[:, joint("head")])),
         hand_px=float(np.median(_HAND_M * focal / hands)),
         sharpness=_sharpness(fitted, context, sharpness_frames),
         motion=_motion(joints, times),
@@ -106,7 +106,7 @@ def _window(
     """The box and the matte's window together, inside the image."""
     x0, y0 = max(0.0, min(float(box[0]), other[0])), max(0.0, min(float(box[1]), other[1]))
     x1, y1 = min(float(size[0]), max(float(box[2]), other[2])), min(float(size[1]), max(float(box[3]), other[3]))
-    return (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))
+    return (float(x0), float(y0), float(max(x1, x0 + 1)), float(max(y1, y0 + 1)))
 
 
 def _jitter(joints: Float64[np.ndarray, "N 22 3"], times: Float64[np.ndarray, " N"]) -> float:

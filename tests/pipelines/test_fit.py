@@ -95,7 +95,7 @@ def test_a_fist_is_found_from_hand_points(side: str) -> None:
     found = fit_hand(
         body,
         side,
-        points_px=[*pixels, 15.0, -10.0],  # the body fit's wrist is off; the fingers must not pay for it
+        points_px=pixels + np.array([15.0, -10.0]),  # the body fit's wrist is off; the fingers must not pay for it
         scores=np.ones((1, 21)),
         wrist_world=wrist,
         wrist_m=place,

@@ -10,12 +10,12 @@ import pytest
 from lhmforge.datasets.body.model import BodyModel
 from lhmforge.pipelines.fitting.clip_fit import ClipFit, ClipFitConfig, fit_clip, yaw_hypotheses
 from lhmforge.pipelines.fitting.landmarks import POINT_NAMES, solver_body
-from lhmforge.pipelines.fitting.objective import Observations
+from lhmforge.pipelines.fitting.objective import ObjectiveConfig, Observations
 from lhmforge.pipelines.fitting.observe import repair_swaps
 from lhmforge.pipelines.fitting.rotations import log_rotation
 from lhmforge.pipelines.fitting.solver_check import CheckClip, FitErrors, fit_errors, fitted_joints, make_check_clip
 
-CONFIG = ClipFitConfig(sigma_m=0.01, landmark_weight=1.0)
+CONFIG = ClipFitConfig(sigma_m=0.01, landmark_weight=1.0, objective=ObjectiveConfig(sigma_landmark_m=0.04))
 
 
 def _errors(fit: ClipFit, clip: CheckClip, model: BodyModel) -> FitErrors:
@@ -114,7 +114,7 @@ def test_moving_the_principal_point_moves_nothing(free_model: BodyModel, true_mo
     seen = clip.observations
     intrinsics = seen.intrinsics.copy()
     intrinsics[:2, 2] += [37.0, -21.0]
-    shifted = replace(seen, points_px=[*seen.points_px, 37.0, -21.0], intrinsics=intrinsics)
+    shifted = replace(seen, points_px=seen.points_px + np.array([37.0, -21.0]), intrinsics=intrinsics)
     body = solver_body(free_model, "none")
     plain, moved = fit_clip(body, seen, CONFIG), fit_clip(body, shifted, CONFIG)
     np.testing.assert_allclose(moved.state.rotations, plain.state.rotations, atol=1e-5)
