@@ -1,0 +1,113 @@
+"""The embedded default backends on real clips: who is found, who is who, and that nothing depends on chance."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from people import MemoryContext, video
+
+from lhmforge.datasets.records import Clip, KeypointTrack, MattedTrack, Reject, Track, Video
+from lhmforge.pipelines import wholebody as order
+from lhmforge.pipelines.alpha import full_alpha
+from lhmforge.pipelines.stages.keypoints import KeypointsStage
+from lhmforge.pipelines.stages.matte import MatteStage
+from lhmforge.pipelines.stages.shots import ShotsStage
+from lhmforge.pipelines.stages.track import TrackStage
+
+
+class _FileContext(MemoryContext):
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def frames(self, source: Video, frame_indices: np.ndarray) -> Iterator[np.ndarray]:
+        capture = cv2.VideoCapture(source.source.uri)
+        wanted, index = set(frame_indices.tolist()), 0
+        while index <= max(wanted):
+            assert capture.grab()
+            if index in wanted:
+                yield np.ascontiguousarray(capture.retrieve()[1][..., ::-1])
+            index += 1
+        capture.release()
+
+
+def _video(folder: Path, name: str) -> Video:
+    capture = cv2.VideoCapture(str(folder / name))
+    size = [int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+    count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
+    return video(width=size[0], height=size[1], num_frames=count, fps=fps, uri=str(folder / name))
+
+
+def _clip(folder: Path, name: str, first: int, end: int) -> Clip:
+    return Clip(video=_video(folder, name), first_frame=first, end_frame=end)
+
+
+def test_cuts_are_found_and_an_exposure_jump_is_none(real_videos: Path) -> None:
+    stage = ShotsStage()
+    clips = [clip for clip in stage(_video(real_videos, "six_shots.mp4"), _FileContext()) if isinstance(clip, Clip)]
+    assert [clip.first_frame for clip in clips] == [0, 31, 77, 138, 188]  # one frame is left out beside each cut
+    whole = list(stage(_video(real_videos, "two_people_outdoors.mp4"), _FileContext()))
+    assert [(clip.first_frame, clip.end_frame) for clip in whole if isinstance(clip, Clip)] == [(0, 230)]
+
+
+@pytest.mark.slow
+def test_three_people_who_cross_are_three_tracks(real_videos: Path) -> None:
+    """The man in black walks behind the others from the left to the right: seen in the clip, and so in the tracks."""
+    stage = TrackStage(sample_fps=5.0, detect_every=1)
+    tracks = list(stage(_clip(real_videos, "three_people_crossing.mp4", 195, 395), _FileContext()))
+    assert len(tracks) == 3
+    assert all(isinstance(track, Track) for track in tracks)
+    first = [float(track.boxes_px[0, [0, 2]].mean()) for track in tracks if isinstance(track, Track)]
+    last = [float(track.boxes_px[-1, [0, 2]].mean()) for track in tracks if isinstance(track, Track)]
+    assert np.argsort(first).tolist() == np.argsort(last)[::-1].tolist()
+
+
+def test_a_clip_without_people_is_rejected(real_videos: Path) -> None:
+    (reject,) = TrackStage(sample_fps=3.0)(_clip(real_videos, "nobody.mp4", 0, 100), _FileContext())
+    assert isinstance(reject, Reject)
+    assert reject.reason == "no_person"
+
+
+@pytest.fixture(scope="module")
+def standing(real_videos: Path) -> KeypointTrack:
+    context = _FileContext()
+    (track,) = TrackStage(sample_fps=10.0, min_frames=3)(_clip(real_videos, "standing_man.mp4", 0, 16), context)
+    assert isinstance(track, Track)
+    (matted,) = MatteStage()(track, context)
+    assert isinstance(matted, MattedTrack)
+    (keypointed,) = KeypointsStage()(matted, context)
+    assert isinstance(keypointed, KeypointTrack)
+    return keypointed
+
+
+def test_matte_and_keypoints_agree_on_the_person(standing: KeypointTrack) -> None:
+    matted, keypoints = standing.matted, standing.keypoints
+    clip = matted.track.clip
+    for row, crop in enumerate(matted.alphas):
+        alpha = full_alpha(crop, width=clip.video.width_px, height=clip.video.height_px)
+        x0, y0, x1, y1 = matted.track.boxes_px[row]
+        assert 0.3 < (alpha > 127).sum() / ((x1 - x0) * (y1 - y0)) < 0.9
+        joints = keypoints.points_px[row, 5:17]
+        inside = alpha[joints[:, 1].astype(int), joints[:, 0].astype(int)] > 127
+        assert inside.mean() >= 0.9
+    assert (keypoints.scores[:, order.BODY] > 0.5).mean() > 0.9
+    assert (keypoints.scores[:, order.FACE] > 0).all()
+    left, right = keypoints.points_px[:, 5, 0], keypoints.points_px[:, 6, 0]
+    assert (left > right).all()  # he faces the camera: his left is on the image's right
+    head, feet = keypoints.landmarks_m[:, 0, 1], keypoints.landmarks_m[:, 31, 1]
+    assert (feet - head > 1.2).all()
+
+
+def test_a_second_run_gives_the_same_bytes(standing: KeypointTrack) -> None:
+    context = _FileContext()
+    (matted,) = MatteStage()(standing.matted.track, context)
+    assert isinstance(matted, MattedTrack)
+    assert [crop.png for crop in matted.alphas] == [crop.png for crop in standing.matted.alphas]
+    (again,) = KeypointsStage()(matted, context)
+    assert isinstance(again, KeypointTrack)
+    for entry in dataclasses.fields(again.keypoints):
+        np.testing.assert_array_equal(getattr(again.keypoints, entry.name), getattr(standing.keypoints, entry.name))
