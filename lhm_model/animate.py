@@ -41,7 +41,7 @@ def camera_for(avatar: Avatar, motion: Motion, *, width: int, height: int) -> Ca
         points = (solid if len(solid) > 100 else posed.means[0].flatten(0, 1)).cpu().numpy()
         low = np.minimum(low, np.quantile(points, 0.002, axis=0))
         high = np.maximum(high, np.quantile(points, 0.998, axis=0))
-    centre, half = (low + high) / 2, (high - low) / 2 * _MARGIN + 0.02
+    centre, half = (low + high) / 2, (high - low) / 2 * _MARGIN + 3 * float(avatar.canonical.scales.median())
     focal = _FOCAL * height
     distance = half[2] + max(half[1] * focal / (height / 2), half[0] * focal / (width / 2))
     world_to_camera = np.eye(4, dtype=np.float32)

@@ -35,7 +35,9 @@ def animate(
     bars: dict[str, tqdm] = {}
 
     def show(what: str, done: int, total: int) -> None:
-        bar = bars.setdefault(what, tqdm(total=total, desc=what, unit="frame"))
+        if what not in bars:
+            bars[what] = tqdm(total=total, desc=what, unit="frame")
+        bar = bars[what]
         bar.update(done - bar.n)
         if done == total:
             bar.close()
