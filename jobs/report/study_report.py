@@ -78,6 +78,7 @@ def _render(plan: StudyPlan, rows: list[PointRow], grouped: list[Pool]) -> str:
         plan=plan,
         rows=rows,
         pools=grouped,
+        first=next((row.record for row in rows if row.record is not None), None),
         metrics=shown,
         headline=headline(plan, num_done),
         published=PUBLISHED_SCALING,

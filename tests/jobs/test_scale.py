@@ -51,7 +51,7 @@ def test_study_from_plan_to_report(small_config: TrainConfig, tmp_path: Path) ->
     plan = plan_study(_study(short), tmp_path, seconds_per_step=2.0)
     assert plan.total_steps == 6 and plan.predicted_seconds == 12.0
     assert plan.epochs == (4.0, 2.0, 1.0) and plan.num_eval_clips == 2
-    assert "missing" in write_report(tmp_path).read_text()
+    assert "has not finished" in write_report(tmp_path).read_text()
 
     assert run_study(plan, tmp_path) == {}
     records = study_records(plan, tmp_path)
@@ -62,7 +62,7 @@ def test_study_from_plan_to_report(small_config: TrainConfig, tmp_path: Path) ->
     assert again == plan and run_study(again, tmp_path) == {}  # nothing is trained twice
     page = write_report(tmp_path).read_text()
     assert "3 sizes cannot determine" in page and "arXiv 2503.10625, table 3" in page and "Equal steps" in page
-    assert page.count("<svg") == 3 and "missing" not in page
+    assert page.count("<svg") == 3 and "has not finished" not in page
 
     from mlflow.tracking import MlflowClient
 
