@@ -34,13 +34,12 @@ def random_outfit(
 ) -> tuple[Garment, ...]:
     """Top, trousers, shorts or skirt, shoes, and hair; pieces of the same shell never overlap but at hems."""
     with_skirt = rng.random() < 0.3
-    garments = [
-        _top(shells, rng, tucked=with_skirt),
-        _trousers(shells, rng, under_skirt=with_skirt),
-        _shoes(shells, rng),
-    ]
+    skirt_hem = float(rng.uniform(-0.98, -0.66))
+    # Leggings start below the hem's reach: hidden cloth could only poke through the skirt.
+    legs = _trousers(shells, rng, under_skirt=with_skirt, high=skirt_hem + 0.08 if with_skirt else WAIST)
+    garments = [_top(shells, rng, tucked=with_skirt), legs, _shoes(shells, rng)]
     if with_skirt:
-        garments.append(_skirt(shells, rng))
+        garments.append(_skirt(shells, rng, skirt_hem))
     if has_hair and rng.random() < 0.75:
         garments.append(_hair(shells, rng, hair_colour))
     return tuple(garments)
@@ -60,9 +59,9 @@ def _top(shells: Shells, rng: np.random.Generator, *, tucked: bool) -> Garment:
     return Garment(name="top", piece=piece, texture=fabric(rng), covers=region)
 
 
-def _trousers(shells: Shells, rng: np.random.Generator, *, under_skirt: bool) -> Garment:
-    ends = [-1.2, -1.2, -0.95] if under_skirt else [-1.225, -1.225, -1.225, -0.78, -0.70]
-    region = Region(low=float(rng.choice(ends)), high=WAIST, reach=0.35)
+def _trousers(shells: Shells, rng: np.random.Generator, *, under_skirt: bool, high: float) -> Garment:
+    ends = [-1.2, -1.2, -1.05] if under_skirt else [-1.225, -1.225, -1.225, -0.78, -0.70]
+    region = Region(low=float(rng.choice(ends)), high=high, reach=0.35)
     loose = 0.0 if under_skirt else float(rng.uniform(0.0, 0.014))
     below_seat = np.clip((-0.55 - shells.vertices[:, 1]) / 0.3, 0, 1)
     push = (0.003 + loose * below_seat).astype(np.float32)
@@ -71,10 +70,9 @@ def _trousers(shells: Shells, rng: np.random.Generator, *, under_skirt: bool) ->
     return Garment(name="trousers", piece=piece, texture=texture, covers=region)
 
 
-def _skirt(shells: Shells, rng: np.random.Generator) -> Garment:
-    hem = float(rng.uniform(-0.98, -0.66))
+def _skirt(shells: Shells, rng: np.random.Generator, hem: float) -> Garment:
     piece = cut(shells, shells.skirt, Region(low=hem), push_m=0.006)
-    region = Region(low=hem, high=WAIST - 0.02, reach=0.35)
+    region = Region(low=hem, high=WAIST + 0.05, reach=0.35)
     return Garment(name="skirt", piece=piece, texture=fabric(rng), covers=region, cover_margin_m=0.06)
 
 

@@ -151,7 +151,8 @@ def test_mattes_agree_with_the_true_body(body: BodyModel, clip: SyntheticClip) -
         faces = body.faces.numpy().astype(np.int32)
         inside = rasterise(vertices, faces, clip.truth.intrinsics, width=96, height=128).face_id >= 0
         matte = person.alpha(n) > 127
-        assert (inside & matte).sum() / (inside | matte).sum() > 0.75  # clothes and hair make up the rest
+        assert (inside & matte).sum() / inside.sum() > 0.95  # all of the body but a little antialiased edge
+        assert (inside & matte).sum() / (inside | matte).sum() > 0.6  # skirt, sleeves and hair make up the rest
         assert 0.6 < np.ptp(np.nonzero(matte)[0]) / 128 < 0.9
 
 
