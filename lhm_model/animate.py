@@ -32,7 +32,7 @@ class Camera:
 
 def camera_for(avatar: Avatar, motion: Motion, *, width: int, height: int) -> Camera:
     """A level camera looking along +z from where all of the motion fits into the picture."""
-    frames = np.unique(np.linspace(0, motion.body.num_frames - 1, min(24, motion.body.num_frames)).astype(np.int64))
+    frames = np.unique(np.linspace(0, motion.body.num_frames - 1, min(96, motion.body.num_frames)).astype(np.int64))
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for chunk in np.array_split(frames, -(-len(frames) // _VIEWS_AT_ONCE)):
         posed = avatar.pose(motion.body.select(chunk))
