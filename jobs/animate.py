@@ -6,7 +6,6 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.body.motion_file import Motion, load_motion, resample
 from lhmforge.datasets.body.params import BodyParams
 from lhmforge.datasets.body.resolve import body_path
-from lhmforge.datasets.codecs import JsonValue, encode_npz
+from lhmforge.datasets.codecs import encode_npz
 from lhmforge.datasets.config_json import from_json
 from lhmforge.datasets.errors import BackendError, ConfigError
 from lhmforge.datasets.loader import LoaderConfig
@@ -115,8 +114,7 @@ def sampling_of(checkpoint: Path) -> SamplingConfig:
     record = read_record(resolve_checkpoint(checkpoint))
     if "loader" not in record.run_config:
         raise ConfigError(f"{checkpoint}: the checkpoint does not say how its pictures were cut (no loader config)")
-    loader = cast(JsonValue, record.run_config["loader"])
-    return from_json(LoaderConfig, loader, where="loader")
+    return from_json(LoaderConfig, record.run_config["loader"], where="loader")
 
 
 def _make(config: AnimateConfig, model: LHM, sample: StoredSample, motion: Motion, progress: Progress) -> AnimateResult:

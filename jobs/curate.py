@@ -81,7 +81,7 @@ def default_recipe() -> CurateConfig:
 
 def demo_recipe() -> CurateConfig:
     """The default with fewer frames per second and small units, for minutes on two cores."""
-    return CurateConfig(track=TrackStage(sample_fps=5.0), videos_per_unit=2)
+    return CurateConfig(track=TrackStage(sample_fps=7.5), videos_per_unit=2)
 
 
 def fake_recipe() -> CurateConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -57,7 +58,7 @@ def stage_fingerprint(stage: Stage[Any, Any], upstream: str) -> str:
 
 def check_chain(stages: Sequence[Stage[Any, Any]]) -> None:
     """Asserts that each stage produces what the next one accepts."""
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in itertools.pairwise(stages):
         assert before.produces is after.accepts, (
             f"{before.name} produces {before.produces.__name__}, {after.name} accepts {after.accepts.__name__}"
         )

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+
 from lhmforge.datasets.errors import VideoError
 from lhmforge.pipelines.decode_worker import VideoInfo
 

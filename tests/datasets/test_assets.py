@@ -71,7 +71,7 @@ def test_fetch_stores_the_exact_bytes_once(cache: Path, sdist: bool, download: a
 
 
 def test_wrong_hash_names_the_asset_and_stores_nothing(cache: Path) -> None:
-    with pytest.raises(AssetError, match="thing.*expected"):
+    with pytest.raises(AssetError, match=r"thing.*expected"):
         assets.fetch_assets([_row()], download=lambda row, folder: _wheel(row, folder, b"other"))
     assert _stored_files(cache) == []
 
@@ -100,7 +100,7 @@ def test_full_disk_is_a_clear_error(cache: Path) -> None:
     def full(row: Asset, folder: Path) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(AssetError, match="No space left.*LHMFORGE_CACHE"):
+    with pytest.raises(AssetError, match=r"No space left.*LHMFORGE_CACHE"):
         assets.fetch_assets([_row()], download=full)
     assert _stored_files(cache) == []
 
