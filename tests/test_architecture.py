@@ -38,6 +38,9 @@ FENCES = {
 }
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
+MAX_KERNEL_LINES = (
+    90  # a numba kernel keeps its accumulators in registers; cutting it up would pass them through memory
+)
 
 
 def _modules() -> list[Path]:
@@ -99,7 +102,8 @@ def test_files_and_functions_stay_small() -> None:
         for node in ast.walk(_tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
-                if length > MAX_FUNCTION_LINES:
+                compiled = any(isinstance(d, ast.Name) and d.id == "_compiled" for d in node.decorator_list)
+                if length > (MAX_KERNEL_LINES if compiled else MAX_FUNCTION_LINES):
                     wrong.append(f"{_relative(path)}:{node.lineno} {node.name}: {length} lines")
     assert not wrong, "\n".join(wrong)
 

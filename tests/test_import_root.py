@@ -76,24 +76,25 @@ def test_a_wheel_holds_the_folders_under_the_root_only(repository: Path, tmp_pat
 
 
 @pytest.mark.ray
-def test_a_ray_worker_with_working_dir_imports_the_same(ray_session: None, repository: Path, tmp_path: Path) -> None:
-    import ray
-
-    for name in ("lhmforge", "datasets", "pipelines"):
-        _copy_tree(repository / name, tmp_path / name)
-
-    @ray.remote(runtime_env={"working_dir": str(tmp_path)})
-    def where() -> tuple[str, str | None]:
-        import importlib.util
-
-        import lhmforge.datasets.records as records
-
-        spec = importlib.util.find_spec("datasets")
-        return records.__file__, spec.origin if spec else None
-
-    location, bare_origin = ray.get(where.remote())
+def test_a_ray_worker_with_working_dir_imports_the_same(repository: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("lhmforge", "datasets"):
+        _copy_tree(repository / name, tree / name)
+    script = f"""
+import importlib.util, ray
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env={{"working_dir": {str(tree)!r}}})
+@ray.remote
+def where():
+    import lhmforge.datasets.records as records
+    spec = importlib.util.find_spec("datasets")
+    return records.__file__, str(spec.origin if spec else None)
+print(*ray.get(where.remote()), sep="\\n")
+"""
+    location, bare_origin, *_ = _run(script, cwd=tmp_path, path=[])
     assert location.endswith("datasets/records.py")
-    assert bare_origin is None, "a bare `datasets` with an origin would be a real package"
+    assert "working_dir_files" in location
+    assert bare_origin == "None", "a bare `datasets` with an origin would be a real package"
 
 
 def _copy_tree(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from lhmforge.jobs.config import TrainConfig
     from lhmforge.jobs.scale import StudyPlan
 
 
@@ -49,9 +50,7 @@ def study(
     from lhmforge.jobs.config import DataConfig, HardwareConfig
     from lhmforge.jobs.recipes import train_recipe
     from lhmforge.jobs.report.study_report import write_report
-    from lhmforge.jobs.scale import StudyConfig, default_seeds, default_sizes, load_plan, plan_study, run_study
-    from lhmforge.jobs.step_cost import measure_step_seconds
-    from lhmforge.jobs.training_data import choose_data
+    from lhmforge.jobs.scale import run_study
 
     failures: dict[str, str] = {}
     if phase != Phase.REPORT:
@@ -68,17 +67,7 @@ def study(
         template = train_recipe(
             preset, data=chosen, num_steps=steps, hardware=hardware, body=None if body is None else str(body)
         )
-        points = _sizes(sizes) if sizes else default_sizes(len(choose_data(chosen).pool_ids))
-        config = StudyConfig(
-            train=template,
-            sizes=points,
-            seeds_per_size=default_seeds(points) if seeds is None else (seeds,) * len(points),
-            compute="equal_steps" if epochs is None else "equal_epochs",
-            epochs=epochs,
-        )
-        before = load_plan(output)
-        cost = seconds_per_step or (before.seconds_per_step if before else None) or measure_step_seconds(template)
-        plan = plan_study(config, output, seconds_per_step=cost)
+        plan = _plan(template, output, sizes, seeds, epochs, seconds_per_step)
         _print_plan(plan, output)
         if phase != Phase.PLAN:
             failures = run_study(plan, output, tracking_uri=tracking_uri)
@@ -88,6 +77,32 @@ def study(
         print(f"failed {name}: {error}")
     if failures:
         raise typer.Exit(1)
+
+
+def _plan(
+    template: TrainConfig,
+    output: Path,
+    sizes: str | None,
+    seeds: int | None,
+    epochs: float | None,
+    seconds_per_step: float | None,
+) -> StudyPlan:
+    """The plan of the study; a step's cost is taken from the user, an earlier plan, or a short measurement."""
+    from lhmforge.jobs.scale import StudyConfig, default_seeds, default_sizes, load_plan, plan_study
+    from lhmforge.jobs.step_cost import measure_step_seconds
+    from lhmforge.jobs.training_data import choose_data
+
+    points = _sizes(sizes) if sizes else default_sizes(len(choose_data(template.data).pool_ids))
+    config = StudyConfig(
+        train=template,
+        sizes=points,
+        seeds_per_size=default_seeds(points) if seeds is None else (seeds,) * len(points),
+        compute="equal_steps" if epochs is None else "equal_epochs",
+        epochs=epochs,
+    )
+    before = load_plan(output)
+    cost = seconds_per_step or (before.seconds_per_step if before else None) or measure_step_seconds(template)
+    return plan_study(config, output, seconds_per_step=cost)
 
 
 def _print_plan(plan: StudyPlan, output: Path) -> None:
