@@ -25,9 +25,11 @@ from lhmforge.lhm_model.checkpoint import CheckpointOrigin, latest_checkpoint, r
 from lhmforge.lhm_model.evaluate import evaluate
 from lhmforge.lhm_model.losses import LossConfig, PointParts, compute_losses
 from lhmforge.lhm_model.model import LHM
+from lhmforge.lhm_model.network import compile_blocks
 from lhmforge.lhm_model.optim import AveragedWeights, build_optimizer
 from lhmforge.lhm_model.parallel import ProcessGroup, spread
 from lhmforge.lhm_model.perceptual import Perceptual, load_perceptual
+from lhmforge.lhm_model.throughput import utilisation
 from lhmforge.lhm_model.train_loop import ObjectiveValue, TrainState, train_loop
 
 _log = logging.getLogger(__name__)
@@ -123,16 +125,25 @@ class _FolderReporter:
         announce: Announce,
     ) -> None:
         self._config, self._folder, self._training = config, folder, training
-        self._device, self._announce = device, announce
+        self._device, self._announce, self._world_size = device, announce, group.world_size
         self._is_first = group.rank == 0
         first_step = training.state.counters.step
         self._log = MetricsLog(folder.metrics, from_step=first_step) if self._is_first else None
         self._latest: dict[str, float] = {}
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        values = {**values, **self._device_use(values.get("samples_per_s"))}
         if self._log is not None:
             self._log.append(step, values)
         self._latest = {"step": float(step), **values}
+
+    def _device_use(self, samples_per_s: float | None) -> dict[str, float]:
+        """How busy and how full this process's GPU is."""
+        if samples_per_s is None or self._device.type != "cuda":
+            return {}
+        use = {"gpu_peak_gb": torch.cuda.max_memory_allocated(self._device) / 1e9}
+        mfu = utilisation(self._config.model, samples_per_s / self._world_size, self._device)
+        return use if mfu is None else {**use, "mfu": mfu}
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         if not self._is_first:
@@ -141,7 +152,15 @@ class _FolderReporter:
         model = state.bare_model
         assert isinstance(model, LHM)
         sheet = self._folder.renders / f"step_{state.counters.step:08d}.png"
-        result = evaluate(model, batches, perceptual=self._training.perceptual, device=self._device, sheet=sheet)
+        with torch.compiler.set_stance("force_eager"):  # graphs were built for training's shapes and gradients
+            result = evaluate(
+                model,
+                batches,
+                perceptual=self._training.perceptual,
+                device=self._device,
+                sheet=sheet,
+                precision=self._config.loop.precision,
+            )
         table = {"step": state.counters.step, "means": result.means, "samples": to_json(result.rows)}
         storage.publish(self._folder.evaluation, (json.dumps(table, indent=1).encode() + b"\n",))
         return {f"eval_{name}": value for name, value in result.means.items()}
@@ -162,7 +181,7 @@ def _new_state(
     bare = LHM(config.model, body).to(device)
     average = AveragedWeights(bare, config.optim.ema_decay) if config.optim.ema_decay else None
     if config.hardware.compile:
-        bare.compile()
+        compile_blocks(bare)
     model = spread(bare, strategy=config.hardware.strategy, group=group, device=device)
     loader = BatchLoader(config.loader, data.manifest, data.train_ids, rank=group.rank, world_size=group.world_size)
     return TrainState(model=model, optimizer=build_optimizer(model, config.optim), batches=loader, average=average)

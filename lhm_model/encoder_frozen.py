@@ -32,8 +32,13 @@ class FrozenBodyEncoder(nn.Module):
         self._network = (network.eval(),)  # a tuple hides it from the module tree
 
     @property
+    def network(self) -> nn.Module:
+        """The hidden network."""
+        return self._network[0]
+
+    @property
     def num_frozen_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self._network[0].parameters())
+        return sum(parameter.numel() for parameter in self.network.parameters())
 
     @torch.no_grad()
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B T C"]:

@@ -19,6 +19,7 @@ from lhmforge.lhm_model.losses import on_white
 from lhmforge.lhm_model.metrics import ViewScores, face_consistency, score_views
 from lhmforge.lhm_model.model import LHM, LHMOutput
 from lhmforge.lhm_model.perceptual import Perceptual
+from lhmforge.lhm_model.train_loop import Precision
 
 # Images [N, 3, h, w] in 0..1 and their head boxes [N, 4] -> identity vectors [N, D] of length 1, NaN rows: no face.
 FaceEmbedder = Callable[[Tensor, Tensor], Tensor]
@@ -58,8 +59,12 @@ def evaluate(
     face_embedder: FaceEmbedder | None = None,
     sheet: Path | None = None,
     sheet_rows: int = 6,
+    precision: Precision = "float32",
 ) -> Evaluation:
-    """Scores `model` on finite `batches`; writes the first `sheet_rows` samples as a picture to `sheet` if given."""
+    """Scores `model` on finite `batches`; writes the first `sheet_rows` samples as a picture to `sheet` if given.
+
+    `precision` is that of the network; scores are always taken in float32.
+    """
     was_training = model.training
     model.eval()
     if device.type == "cuda":
@@ -70,7 +75,8 @@ def evaluate(
     for cpu_batch in batches:
         batch = cpu_batch.to(device)
         started = time.perf_counter()
-        output: LHMOutput = model(batch)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            output: LHMOutput = model(batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds += time.perf_counter() - started

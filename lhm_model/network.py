@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from lhmforge.lhm_model.attention import resolve_kernel
 from lhmforge.lhm_model.config import ModelConfig
 from lhmforge.lhm_model.embeddings import GlobalModulation, PointEmbed
+from lhmforge.lhm_model.encoder_frozen import FrozenBodyEncoder
 from lhmforge.lhm_model.encoders import build_body_encoder, build_head_encoder
 from lhmforge.lhm_model.gaussian_head import GaussianHead, GaussianMLP
 from lhmforge.lhm_model.gaussians import CanonicalGaussians
 from lhmforge.lhm_model.token_layout import token_layout
-from lhmforge.lhm_model.transformer import BodyHeadTransformer, TransformerConfig
+from lhmforge.lhm_model.transformer import BodyHeadBlock, BodyHeadTransformer, PlainBlock, TransformerConfig
+from lhmforge.lhm_model.vision_transformer import VitBlock
 
 
 class LHMNetwork(nn.Module):
@@ -87,6 +89,21 @@ def halve_weights(network: LHMNetwork) -> None:
     """Puts encoders and transformer into bfloat16, for inference under autocast; the Gaussian head stays float32."""
     for part in (network.body_encoder, network.head_encoder, network.transformer):
         part.bfloat16()
+
+
+def compile_blocks(network: LHMNetwork) -> None:
+    """Compiles each repeated block by itself: equal blocks share one graph, so depth costs no compile time.
+
+    Renderer and skinning stay as they are: few, large kernels. A TorchScript encoder cannot be compiled.
+    """
+    torch._dynamo.config.recompile_limit = 64
+    # Blocks are the right grain for overlapping DDP's reductions; splitting their graphs again would gain nothing.
+    torch._dynamo.config.optimize_ddp = False
+    body = network.body_encoder
+    hidden = body.network.modules() if isinstance(body, FrozenBodyEncoder) else ()
+    for module in (*network.modules(), *hidden):
+        if isinstance(module, VitBlock | BodyHeadBlock | PlainBlock):
+            module.compile(dynamic=False)
 
 
 def transformer_config(config: ModelConfig) -> TransformerConfig:

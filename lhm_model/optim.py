@@ -93,9 +93,8 @@ class AveragedWeights:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the average towards the weights of `model` by `1 - decay`."""
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                self._average[name].lerp_(parameter.detach(), 1 - self._decay)
+        live = [(self._average[name], p.detach()) for name, p in model.named_parameters() if p.requires_grad]
+        torch._foreach_lerp_([average for average, _ in live], [value for _, value in live], 1 - self._decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

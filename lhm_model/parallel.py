@@ -91,7 +91,12 @@ def spread(model: nn.Module, *, strategy: Strategy, group: ProcessGroup, device:
     if group.world_size == 1 and strategy == "ddp":
         return model
     if strategy == "ddp":
-        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        return DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # every process builds the same tables, and none has running statistics
+            gradient_as_bucket_view=True,
+        )
     from torch.distributed.fsdp import fully_shard
 
     for module in model.modules():

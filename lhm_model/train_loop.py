@@ -17,6 +17,8 @@ from lhmforge.datasets.errors import ConfigError, DivergenceError
 from lhmforge.lhm_model.optim import AveragedWeights, OptimConfig, learning_rate_at, set_learning_rate
 from lhmforge.lhm_model.parallel import ProcessGroup, gradient_sync, unwrap
 
+Precision = Literal["float32", "bfloat16"]  # of the network; geometry, renderer and optimiser are always float32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopConfig:
@@ -27,7 +29,7 @@ class LoopConfig:
     log_every: int = 10
     evaluate_every: int = 1000  # 0: only after the last step
     checkpoint_every: int = 1000  # 0: only after the last step
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "global_batch_size", "log_every"):
@@ -172,12 +174,10 @@ def _backward(
     total = torch.zeros((), device=device)
     for index, batch in enumerate(batches):
         on_device = batch.to(device, non_blocking=True)
-        with (
-            gradient_sync(state.model, index == len(batches) - 1),
-            torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"),
-        ):
-            value = objective(state.model, on_device, step)
-            loss = value.total / len(batches)
+        with gradient_sync(state.model, index == len(batches) - 1):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+                value = objective(state.model, on_device, step)
+                loss = value.total / len(batches)
             loss.backward()
         total += loss.detach()
         meter.add_loss(value, share=1 / len(batches))
