@@ -22,6 +22,7 @@ BACKENDS: dict[tuple[str, str], str] = {
     ("keypoints", "sapiens"): "sapiens:sapiens_keypoints",
     ("keypoints", "rtmw_onnx"): "rtmw_onnx:rtmw_onnx_keypoints",
     ("body_init", "npz"): "npz_body_init:npz_body_init",
+    ("face", "sface"): "sface:sface_embedder",
     ("shots", "fake"): "fake:fake_shots",
     ("detector", "fake"): "fake:fake_detector",
     ("tracker", "fake"): "fake:fake_tracker",
