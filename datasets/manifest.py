@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -199,7 +200,23 @@ def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> Manifest:
 
     Raises `ShardError` when two accepted rows have one key, `StorageError` when it cannot be written.
     """
-    frame = pd.DataFrame([_flat(row) for row in rows], columns=MANIFEST_SCHEMA.names)
+    return _publish(path, pd.DataFrame([_flat(row) for row in rows], columns=MANIFEST_SCHEMA.names))
+
+
+def merge_manifests(path: str | Path, parts: Sequence[Manifest]) -> Manifest:
+    """Publishes one manifest over the samples of several, on this machine; shards stay where they are.
+
+    Raises `ShardError` when two parts hold one accepted sample, `StorageError` when it cannot be written.
+    """
+    frames = []
+    for part in parts:
+        to_part = os.path.relpath(part.shard_root, Path(path).parent)
+        shards = part.frame["shard"].map(lambda shard, folder=to_part: storage.join_uri(folder, shard) if shard else "")
+        frames.append(part.frame.assign(shard=shards))
+    return _publish(path, pd.concat(frames))
+
+
+def _publish(path: str | Path, frame: pd.DataFrame) -> Manifest:
     frame = frame.sort_values(["key", "status", "stage", "reason"], kind="stable").reset_index(drop=True)
     accepted = frame["key"][frame["status"] == ACCEPTED]
     if accepted.duplicated().any():

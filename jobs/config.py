@@ -8,6 +8,7 @@ from typing import Literal
 from lhmforge.datasets.config_json import fingerprint
 from lhmforge.datasets.errors import ConfigError
 from lhmforge.datasets.loader import LoaderConfig
+from lhmforge.lhm_model.attention import Kernel
 from lhmforge.lhm_model.checkpoint import Retention
 from lhmforge.lhm_model.config import ModelConfig
 from lhmforge.lhm_model.losses import LossConfig
@@ -47,6 +48,7 @@ class HardwareConfig:
     threads_per_worker: int = 1
     strategy: Strategy = "ddp"
     compile: bool = False
+    attention: Kernel = "auto"
     max_failures: int = 2  # worker losses that Ray recovers from
 
     def __post_init__(self) -> None:

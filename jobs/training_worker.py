@@ -179,6 +179,7 @@ def _new_state(
     """Model, optimiser and data stream at step 0; all processes start from the same weights."""
     torch.manual_seed(config.seed)
     bare = LHM(config.model, body).to(device)
+    bare.set_attention_kernel(config.hardware.attention)
     average = AveragedWeights(bare, config.optim.ema_decay) if config.optim.ema_decay else None
     if config.hardware.compile:
         compile_blocks(bare)

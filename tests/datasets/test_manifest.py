@@ -15,6 +15,7 @@ from lhmforge.datasets.manifest import (
     QUARANTINED,
     Manifest,
     ManifestRow,
+    merge_manifests,
     rejected_row,
     write_manifest,
 )
@@ -144,3 +145,15 @@ def test_schema_has_what_studies_need() -> None:
         "cost_fit_s",
     }
     assert expected <= set(MANIFEST_SCHEMA.names)
+
+
+def test_merged_manifests_find_every_shard(tmp_path: Path) -> None:
+    parts = [write_manifest(tmp_path / name / "manifest.parquet", [accepted(name)]) for name in ("one", "two")]
+    merged = merge_manifests(tmp_path / "both" / "manifest.parquet", parts)
+    assert merged.ids() == ("one", "two")
+    for part, shard in zip(parts, merged.accepted()["shard"], strict=True):
+        expected = part.shard_uri(str(part.accepted()["shard"].iloc[0]))
+        assert Path(merged.shard_uri(str(shard))).resolve() == Path(expected).resolve()
+    assert Manifest.load(merged.path).digest == merged.digest
+    with pytest.raises(ShardError, match="listed twice"):
+        merge_manifests(tmp_path / "twice.parquet", [parts[0], parts[0]])
