@@ -34,6 +34,7 @@ class DemoConfig:
     study_sizes: tuple[int, ...] = (3, 6, 9)
     num_eval: int = 3
     seed: int = 0
+    recipe: str = "demo"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +66,12 @@ def run_demo(config: DemoConfig, call: Callable[[Sequence[str]], None], say: Cal
     people = out / "people"
     step(
         "synthesize", "synthesize", "--count", str(config.num_people), "--frames", str(config.num_frames),
-        "--seed", str(config.seed), "--output", str(people),
+        "--seed", str(config.seed), "--workers", str(max(1, config.workers)), "--output", str(people),
     )  # fmt: skip
     corpus = write_corpus(people, out / "corpus.csv")
     curated = out / "curated"
     step(
-        "curate", "curate", "--input", str(corpus), "--output", str(curated), "--recipe", "demo",
+        "curate", "curate", "--input", str(corpus), "--output", str(curated), "--recipe", config.recipe,
         "--workers", str(config.workers),
     )  # fmt: skip
     manifest = curated / "manifest.parquet"
@@ -84,11 +85,12 @@ def run_demo(config: DemoConfig, call: Callable[[Sequence[str]], None], say: Cal
     step(
         "study", "study", "--data", str(manifest), "--preset", "tiny",
         "--sizes", ",".join(map(str, config.study_sizes)), "--seeds", "1", "--steps", str(config.study_steps),
-        "--num-eval", str(config.num_eval), "--output", str(study),
+        "--num-eval", str(config.num_eval), "--threads", str(max(1, config.workers)), "--output", str(study),
     )  # fmt: skip
     photo = write_photo(people, out / "photo.png")
     avatar = out / "avatar"
-    step("animate", "animate", "--checkpoint", str(run), "--image", str(photo), "--output", str(avatar))
+    if not _is_newer(avatar / "turntable.mp4", (run / "record.json", photo)):
+        step("animate", "animate", "--checkpoint", str(run), "--image", str(photo), "--output", str(avatar))
     return DemoResult(places=_places(curated, run, study, avatar), seconds=seconds)
 
 
@@ -106,15 +108,22 @@ def write_corpus(people: Path, path: Path) -> Path:
 
 
 def write_photo(people: Path, path: Path) -> Path:
-    """The first frame of the last synthetic clip, as the photo that becomes an avatar."""
+    """The first frame of the last synthetic clip, as the photo that becomes an avatar; kept once it is there."""
     from PIL import Image
 
     from lhmforge.pipelines.video import frames
 
+    if path.exists():
+        return path
     table = pd.read_csv(people / "corpus.csv", dtype=str, keep_default_na=False)
     first = next(iter(frames(people / table["path"].iloc[-1], [0])))
     Image.fromarray(first).save(path)
     return path
+
+
+def _is_newer(made: Path, sources: Sequence[Path]) -> bool:
+    """Whether `made`, the last file of a step, was written after everything it was made from."""
+    return made.exists() and all(made.stat().st_mtime >= source.stat().st_mtime for source in sources)
 
 
 def _check_people(manifest: Path, config: DemoConfig) -> None:
