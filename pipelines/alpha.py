@@ -1,4 +1,4 @@
-"""Alpha mattes of one person: support from a person mask, comparison, exclusion of others, and windows as PNG."""
+"""Alpha mattes of one person: support from a person mask, holes, edges, exclusion of others, and windows as PNG."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from jaxtyping import Float32, UInt8
 from lhmforge.datasets.codecs import decode_png, encode_png
 from lhmforge.datasets.records import AlphaCrop
 from lhmforge.pipelines.boxes import Window
+
+_SURE = 0.8  # of a person mask: what it claims so strongly is the person's
+_EDGE_REGULARISER = 3e-4  # variance of a colour in 0..1 below which it says nothing about the alpha
+_STEEPNESS = 2.5  # a coarse mask's ramp is wider than that of hair and cloth
 
 
 def encode_alpha(alpha: Float32[np.ndarray, "h w"], window: Window) -> AlphaCrop:
@@ -62,3 +66,44 @@ def keep_touching(alpha: Float32[np.ndarray, "h w"], seed: Float32[np.ndarray, "
     if count <= 1 or len(touched) == 0:
         return alpha
     return np.where(np.isin(labels, touched), alpha, 0).astype(np.float32)
+
+
+def missing_parts(
+    alpha: Float32[np.ndarray, "h w"], mask: Float32[np.ndarray, "h w"], *, margin_px: float, min_share: float = 0.002
+) -> Float32[np.ndarray, "h w"]:
+    """1 where the matte has holes well inside a person mask: pixels that the mask is sure of and the matte is not.
+
+    Nothing within `margin_px` of the mask's outline counts, nor holes smaller than `min_share` of the mask.
+    """
+    size = max(1, round(margin_px))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * size + 1, 2 * size + 1))
+    core = cv2.erode((mask >= _SURE).astype(np.uint8), kernel)
+    holes = ((core > 0) & (alpha < 0.5)).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(holes)
+    smallest = min_share * float((mask >= 0.5).sum())
+    large = [index for index in range(1, count) if stats[index, cv2.CC_STAT_AREA] >= smallest]
+    return np.isin(labels, large).astype(np.float32)
+
+
+def follow_edges(
+    picture: UInt8[np.ndarray, "h w 3"], mask: Float32[np.ndarray, "h w"], *, radius_px: float
+) -> Float32[np.ndarray, "h w"]:
+    """A soft alpha from a coarse mask: in every window of `radius_px` the alpha is a linear function of the colour.
+
+    He, Sun, Tang, "Guided Image Filtering" (2013), equations 14 to 16, then a steeper ramp around one half.
+    """
+    guide = picture.astype(np.float32) / 255
+    side = 2 * max(2, round(radius_px)) + 1
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.asarray(cv2.boxFilter(values, -1, (side, side)))
+
+    colour, level = mean(guide), mean(mask)
+    shared = mean(guide * mask[..., None]) - colour * level[..., None]
+    products = (guide[..., :, None] * guide[..., None, :]).reshape(*mask.shape, 9)
+    spread = np.stack([mean(products[..., entry]) for entry in range(9)], axis=-1).reshape(*mask.shape, 3, 3)
+    spread += _EDGE_REGULARISER * np.eye(3, dtype=np.float32) - colour[..., :, None] * colour[..., None, :]
+    slope = np.linalg.solve(spread, shared[..., None])[..., 0]
+    offset = level - (slope * colour).sum(axis=-1)
+    alpha = (mean(slope) * guide).sum(axis=-1) + mean(offset)
+    return np.clip((alpha - 0.5) * _STEEPNESS + 0.5, 0, 1).astype(np.float32)

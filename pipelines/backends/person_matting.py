@@ -2,8 +2,13 @@
 
 A matting network mattes whatever is in front: neighbours and furniture too, and it can miss a person in black. The
 pose landmarker's masks say who is meant: pixels that a neighbour's mask claims more than the person's own are theirs;
-alpha is kept near the own mask, tighter where another person's box lies; where matte and mask disagree altogether the
-matte is the mask itself, refined by closed-form matting. All of this at the network's resolution.
+alpha is kept near the own mask, tighter where another person's box lies. Where the matte lacks what the mask is sure of
+(a leg against the light, a dark trunk before dark leaves), the mask with its edges drawn to the picture's fills the
+hole; where the two disagree altogether, that mask is the matte. All of this at the network's resolution.
+
+Measured on rendered people, mean IoU with the truth before and after: 0.989 and 0.990 as rendered, 0.981 and 0.983 with
+low contrast, 0.872 and 0.987 with a leg and a part of the trunk cut out of the network's matte. Closed-form matting of
+the mask instead of the edge-guided mask: 0.861 against 0.982.
 """
 
 from __future__ import annotations
@@ -17,8 +22,15 @@ from jaxtyping import Float32, UInt8
 
 from lhmforge.datasets.assets import asset_path
 from lhmforge.datasets.records import AlphaCrop, Track
-from lhmforge.pipelines.alpha import encode_alpha, grow, inside_boxes, keep_touching, mask_iou
-from lhmforge.pipelines.backends.closed_form import refine_mask
+from lhmforge.pipelines.alpha import (
+    encode_alpha,
+    follow_edges,
+    grow,
+    inside_boxes,
+    keep_touching,
+    mask_iou,
+    missing_parts,
+)
 from lhmforge.pipelines.backends.mediapipe_pose import find_person
 from lhmforge.pipelines.backends.mediapipe_tasks import PoseFinder, PoseFound, open_pose
 from lhmforge.pipelines.boxes import Window, intersection, window_around
@@ -26,7 +38,12 @@ from lhmforge.pipelines.boxes import Window, intersection, window_around
 _PADDING = 1.25
 _FREE_REACH = 0.07  # of the box height: hair, skirts and held things may leave the pose mask this far
 _CROWDED_REACH = 0.02  # the same inside another person's box
-_AGREEMENT = 0.55  # IoU of matte and pose mask below which the matte is not of this person
+_FAILED_REACH = 0.03  # the same when the matte lacks a part: what it adds elsewhere is not to be trusted either
+_FAILED_SHARE = 0.03  # of the mask: so much must be missing for that
+_MARGIN = 0.012  # holes nearer to the mask's outline are a matter of its resolution
+_FILL_REACH = 0.04  # around a hole the mask decides as well
+_EDGE_RADIUS = 0.02
+_AGREEMENT = 0.7  # IoU of matte and pose mask below which the matte is not of this person
 
 # A crop's picture at the network's resolution -> foreground alpha in 0..1 of the same size.
 Foreground = Callable[[UInt8[np.ndarray, "h w 3"]], Float32[np.ndarray, "h w"]]
@@ -127,11 +144,18 @@ def _person_alpha(foreground: Float32[np.ndarray, "h w"], view: _View) -> Float3
         return np.asarray(foreground * (1 - view.crowded), np.float32)
     theirs = (view.claimed > view.mask) & (view.claimed >= 0.5)
     own = np.where(theirs, 0, view.mask).astype(np.float32)
-    free = 1 - theirs.astype(np.float32)
-    near = grow(own, _FREE_REACH * view.height_px)
+    free = cv2.GaussianBlur(1 - theirs.astype(np.float32), (0, 0), 1.0)
+    holes = missing_parts((foreground * free).astype(np.float32), own, margin_px=_MARGIN * view.height_px)
+    failed = float(holes.sum()) > _FAILED_SHARE * float((own >= 0.5).sum())
+    near = grow(own, (_FAILED_REACH if failed else _FREE_REACH) * view.height_px)
     nearer = grow(own, _CROWDED_REACH * view.height_px)
-    support = np.where(view.crowded > 0, nearer, near) * cv2.GaussianBlur(free, (0, 0), 1.0)
-    alpha = keep_touching((foreground * support).astype(np.float32), own)
-    if mask_iou(alpha, own) >= _AGREEMENT:
-        return alpha
-    return refine_mask(view.picture, own)
+    alpha = np.asarray(foreground * np.where(view.crowded > 0, nearer, near) * free, np.float32)
+    if holes.any():
+        filling = grow(holes, _FILL_REACH * view.height_px) * _edged(own, view) * free
+        alpha = np.maximum(alpha, filling).astype(np.float32)
+    alpha = keep_touching(alpha, own)
+    return alpha if mask_iou(alpha, own) >= _AGREEMENT else _edged(own, view)
+
+
+def _edged(own: Float32[np.ndarray, "h w"], view: _View) -> Float32[np.ndarray, "h w"]:
+    return follow_edges(view.picture, own, radius_px=_EDGE_RADIUS * view.height_px)
