@@ -11,6 +11,7 @@ from lhmforge.pipelines.backends.roles import BackendSpec
 # (role, name) -> "module:factory"; a factory takes the spec and returns an object of the role's protocol.
 BACKENDS: dict[tuple[str, str], str] = {
     ("shots", "pyscenedetect"): "pyscenedetect:pyscenedetect_shots",
+    ("shots", "transnetv2"): "transnetv2:transnetv2_shots",
     ("detector", "ssd_mobilenet"): "ssd_mobilenet:ssd_mobilenet_detector",
     ("tracker", "bytetrack"): "bytetrack:bytetrack_tracker",
     ("keypoints", "mediapipe"): "mediapipe_keypoints:mediapipe_keypoints",
@@ -19,7 +20,11 @@ BACKENDS: dict[tuple[str, str], str] = {
     ("matting", "onnx"): "user_matting:onnx_matting",
     ("matting", "torchscript"): "user_matting:torchscript_matting",
     ("matting", "rvm_onnx"): "user_matting:rvm_onnx_matting",
+    ("matting", "sam2"): "sam2_matting:sam2_matting",
     ("keypoints", "sapiens"): "sapiens:sapiens_keypoints",
+    ("keypoints", "sapiens2"): "transformers_pose:sapiens2_keypoints",
+    ("keypoints", "vitpose"): "transformers_pose:vitpose_keypoints",
+    ("keypoints", "mmpose"): "mmpose_keypoints:mmpose_keypoints",
     ("keypoints", "rtmw_onnx"): "rtmw_onnx:rtmw_onnx_keypoints",
     ("body_init", "npz"): "npz_body_init:npz_body_init",
     ("face", "sface"): "sface:sface_embedder",

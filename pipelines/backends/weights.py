@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 from lhmforge.datasets.asset_table import asset
@@ -24,14 +25,20 @@ def embedded_or_user_digest(spec: BackendSpec, asset_name: str) -> str:
 
 def user_file(spec: BackendSpec, role: str) -> Path:
     """The user's weight file; raises `BackendError` that says what it is, where to get it, and under which licence."""
-    row = user_weights(role, spec.name)
-    if not spec.weights:
-        raise BackendError(
-            f"the {role} backend {spec.name!r} needs a weight file of your own: {row.description} ({row.file_format}). "
-            f"Official source: {row.official}; licence: {row.licence}. Then set weights in the recipe's backend, "
-            f'for example BackendSpec(name="{spec.name}", weights="{row.example}")'
-        )
+    _require_name(spec, role)
     return _existing(spec.weights, spec.name)
+
+
+def user_folder(spec: BackendSpec, role: str, *, needs: Sequence[str]) -> Path:
+    """The user's folder of weights with the files `needs` in it; raises `BackendError` like `user_file`."""
+    _require_name(spec, role)
+    folder = Path(spec.weights).expanduser()
+    if not folder.is_dir():
+        raise BackendError(f"backend {spec.name!r}: folder {spec.weights!r} does not exist or is not a folder")
+    missing = [name for name in needs if not (folder / name).is_file()]
+    if missing:
+        raise BackendError(f"backend {spec.name!r}: folder {spec.weights!r} holds no {', '.join(missing)}")
+    return folder
 
 
 def user_config(spec: BackendSpec, role: str) -> Path:
@@ -53,6 +60,16 @@ def digest(path: Path) -> str:
 @functools.lru_cache(maxsize=256)
 def _digest(path: str, size: int, mtime_ns: int) -> str:
     return file_sha256(Path(path))
+
+
+def _require_name(spec: BackendSpec, role: str) -> None:
+    if not spec.weights:
+        row = user_weights(role, spec.name)
+        raise BackendError(
+            f"the {role} backend {spec.name!r} needs weights of your own: {row.description} ({row.file_format}). "
+            f"Official source: {row.official}; licence: {row.licence}. Then set weights in the recipe's backend, "
+            f'for example BackendSpec(name="{spec.name}", weights="{row.example}")'
+        )
 
 
 def _existing(name: str, backend: str) -> Path:
