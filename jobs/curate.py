@@ -89,7 +89,7 @@ def fake_recipe() -> CurateConfig:
     fake = BackendSpec(name="fake")
     return CurateConfig(
         shots=ShotsStage(detector=fake),
-        track=TrackStage(detector=fake, tracker=fake, sample_fps=8.0, min_frames=4),
+        track=TrackStage(detector=fake, tracker=fake, face=fake, sample_fps=8.0, min_frames=4),
         matte=MatteStage(backend=fake),
         keypoints=KeypointsStage(backend=fake, isolate=False),
         gate=GateStage(min_frames=3, max_reprojection=0.2, min_matte_iou=0.1, max_jitter=1.0, min_sharpness=0.0),

@@ -24,7 +24,7 @@ from lhmforge.datasets.sample import StoredSample, parse_sample
 from lhmforge.datasets.shards import ShardSample
 from lhmforge.pipelines.backends.roles import BackendSpec
 from lhmforge.pipelines.context import process_backend
-from lhmforge.pipelines.identity import IdentityConfig
+from lhmforge.pipelines.pieces import IdentityConfig
 from lhmforge.pipelines.stage import Stage
 from lhmforge.pipelines.stages.pack import PackStage
 
@@ -88,7 +88,7 @@ class PhotoStages:
         still = IdentityConfig(min_piece=1, max_covered=1.0)  # nobody can swap places: everyone counts
         return cls(
             track=TrackStage(
-                min_frames=1, max_frames=_STILL_FRAMES, detect_every=1, min_height_px=48.0, identity=still
+                min_frames=1, max_frames=_STILL_FRAMES, detect_every=1, min_height_px=48.0, face=None, identity=still
             ),
             matte=MatteStage(),
             keypoints=KeypointsStage(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -103,6 +103,7 @@ class BodyInitialiser(Protocol):
     def weight_digests(self) -> Sequence[str]: ...
 
 
+@runtime_checkable
 class FaceEmbedder(Protocol):
     def embed(
         self, frames: Iterable[UInt8[np.ndarray, "H W 3"]], boxes_px: Float32[np.ndarray, "N 4"]

@@ -17,11 +17,14 @@ from lhmforge.pipelines.appearance import describe_persons
 from lhmforge.pipelines.backends.registry import load_backend
 from lhmforge.pipelines.backends.roles import BackendSpec, Detections, Tracklet
 from lhmforge.pipelines.boxes import covered_share, interpolate_boxes, iou
-from lhmforge.pipelines.identity import IdentityConfig, resolve_identities
+from lhmforge.pipelines.heads import HeadPictures
+from lhmforge.pipelines.identity import resolve_identities
+from lhmforge.pipelines.pieces import IdentityConfig
 from lhmforge.pipelines.stage import StageContext
 
 _DEFAULT_DETECTOR = BackendSpec(name="ssd_mobilenet")
 _DEFAULT_TRACKER = BackendSpec(name="bytetrack")
+_DEFAULT_FACE = BackendSpec(name="sface")
 _SAME_PERSON_IOU = 0.5
 
 
@@ -30,25 +33,30 @@ class TrackStage:
     """Clip -> Track; a clip without people, and tracks that are short, small or doubtful, are rejected.
 
     Frames are sampled at `sample_fps` (at most `max_frames` of them, from the start of the clip); the detector sees
-    every `detect_every`-th of these, boxes in between are interpolated. Gaps of up to `max_gap_s` are filled in the
-    same way unless another person covers the box there. While a person is lost between two sightings, the frames of
+    every `detect_every`-th of these but at least `min_detect_fps` a second, as far as frames are sampled: people who
+    cross cannot be followed at a lower rate. Boxes in between are interpolated. Gaps of up to `max_gap_s` are filled
+    in the same way unless another person covers the box there. Faces (unless `face` is None) and colours decide who
+    is who after people crossed. While a person is lost between two sightings, the frames of
     others whose box the lost one is likely to be behind (share above `max_hidden`) are dropped: they show two people.
     """
 
     name: ClassVar[str] = "track"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[type] = Clip
     produces: ClassVar[type] = Track
 
     detector: BackendSpec = _DEFAULT_DETECTOR
     tracker: BackendSpec = _DEFAULT_TRACKER
+    face: BackendSpec | None = _DEFAULT_FACE
     identity: IdentityConfig = field(default_factory=IdentityConfig)
     sample_fps: float = 10.0
     max_frames: int = 300
     detect_every: int = 2
+    min_detect_fps: float = 5.0
     max_gap_s: float = 0.6
     max_hidden: float = 0.3
-    min_frames: int = 8
+    min_frames: int = 5
+    min_duration_s: float = 0.8
     min_height_px: float = 96.0
     min_score: float = 0.4
 
@@ -56,6 +64,11 @@ class TrackStage:
         if self.sample_fps <= 0 or self.max_gap_s < 0:
             raise ConfigError(
                 f"track: sample_fps must be > 0 and max_gap_s >= 0, got {self.sample_fps} and {self.max_gap_s}"
+            )
+        if self.min_detect_fps < 0 or self.min_duration_s < 0:
+            raise ConfigError(
+                "track: min_detect_fps and min_duration_s must be >= 0, got "
+                f"{self.min_detect_fps} and {self.min_duration_s}"
             )
         if min(self.detect_every, self.min_frames) < 1 or self.max_frames < self.min_frames:
             raise ConfigError(
@@ -65,22 +78,24 @@ class TrackStage:
 
     def __call__(self, record: Clip, context: StageContext) -> Iterator[Track | Reject]:
         sampled, fps = self._sampled_frames(record)
-        keys = np.unique(np.append(np.arange(0, len(sampled), self.detect_every), len(sampled) - 1)).astype(np.int64)
-        detections = self._detect(record, sampled[keys], context)
-        tracker = context.backend("tracker", self.tracker)
-        tracklets = tracker.link(detections, fps=fps / self.detect_every)
-        persons = resolve_identities(tracklets, detections, self.identity)
+        every = self._detection_step(fps)
+        keys = np.unique(np.append(np.arange(0, len(sampled), every), len(sampled) - 1)).astype(np.int64)
+        heads = None if self.face is None else HeadPictures(context.backend("face", self.face))
+        detections = self._detect(record, sampled[keys], context, heads)
+        tracklets = context.backend("tracker", self.tracker).link(detections, fps=fps / every)
+        persons = resolve_identities(tracklets, detections, self.identity, heads.vectors if heads else None)
         if not persons:
             detail = f"no person was followed in {len(keys)} frames of the clip"
             yield Reject(key=record.key, source=record.video.source, stage=self.name, reason="no_person", detail=detail)
         filled = [self._densify(person, keys, detections, fps) for person in persons]
         dense = [_without_hidden(number, filled, self.max_hidden) for number in range(len(filled))]
         for number in range(len(dense)):
-            yield self._track_or_reject(record, number, dense, sampled, keys, detections)
+            yield self._track_or_reject(record, number, dense, sampled, keys, detections, fps)
 
     def weight_digests(self) -> Sequence[str]:
         detector = load_backend("detector", self.detector).weight_digests()
-        return (*detector, *load_backend("tracker", self.tracker).weight_digests())
+        face = () if self.face is None else load_backend("face", self.face).weight_digests()
+        return (*detector, *load_backend("tracker", self.tracker).weight_digests(), *face)
 
     def _sampled_frames(self, clip: Clip) -> tuple[Int64[np.ndarray, " N"], float]:
         """Absolute indices of the sampled frames, and their rate in Hz."""
@@ -88,7 +103,14 @@ class TrackStage:
         indices = np.arange(clip.first_frame, clip.end_frame, step, dtype=np.int64)
         return indices[: self.max_frames], clip.video.fps / step
 
-    def _detect(self, clip: Clip, frame_indices: Int64[np.ndarray, " K"], context: StageContext) -> list[Detections]:
+    def _detection_step(self, fps: float) -> int:
+        """Sampled frames from one detection to the next."""
+        fast_enough = int(fps / self.min_detect_fps) if self.min_detect_fps > 0 else self.detect_every
+        return max(1, min(self.detect_every, fast_enough))
+
+    def _detect(
+        self, clip: Clip, frame_indices: Int64[np.ndarray, " K"], context: StageContext, heads: HeadPictures | None
+    ) -> list[Detections]:
         """Detections of the key frames, each with an appearance: the detector's own or our colour descriptor."""
         detector = context.backend("detector", self.detector)
         waiting: deque[UInt8[np.ndarray, "H W 3"]] = deque()
@@ -98,6 +120,8 @@ class TrackStage:
             if detections.appearance.shape[1] == 0:
                 appearance = describe_persons(frame, detections.boxes_px)
                 detections = dataclasses.replace(detections, appearance=appearance)
+            if heads is not None:
+                heads.keep(len(found), frame, detections)
             found.append(detections)
         return found
 
@@ -106,7 +130,7 @@ class TrackStage:
     ) -> Tracklet:
         """A tracklet over key frames as one over sampled frames, short and uncovered gaps filled."""
         known = keys[person.positions]
-        longest = max(1, self.max_gap_s * fps, self.detect_every)
+        longest = max(1, self.max_gap_s * fps, self._detection_step(fps))
         nearest = np.abs(keys[None] - np.arange(known[0], known[-1] + 1)[:, None]).argmin(axis=1)
         every = np.arange(known[0], known[-1] + 1, dtype=np.int64)
         boxes = interpolate_boxes(every, known, person.boxes_px)
@@ -127,6 +151,7 @@ class TrackStage:
         sampled: Int64[np.ndarray, " N"],
         keys: Int64[np.ndarray, " K"],
         detections: Sequence[Detections],
+        fps: float,
     ) -> Track | Reject:
         person = persons[number]
         track = Track(
@@ -137,17 +162,18 @@ class TrackStage:
             scores=person.scores,
             other_boxes_px=_other_boxes(number, persons, keys, detections),
         )
-        refusal = self._refusal(track)
+        refusal = self._refusal(track, fps)
         if refusal is None:
             return track
         return Reject(key=track.key, source=clip.video.source, stage=self.name, reason=refusal[0], detail=refusal[1])
 
-    def _refusal(self, track: Track) -> tuple[str, str] | None:
+    def _refusal(self, track: Track, fps: float) -> tuple[str, str] | None:
         """Reason code and sentence when the track is not worth annotating."""
+        if len(track.frame_indices) < max(self.min_frames, self.min_duration_s * fps - 1e-6):
+            needed = f"{self.min_frames} frames and {self.min_duration_s:g} s are needed"
+            return "track_too_short", f"seen in {len(track.frame_indices)} frames sampled at {fps:.3g} Hz; {needed}"
         height = float(np.median(track.boxes_px[:, 3] - track.boxes_px[:, 1]))
         score = float(track.scores.mean())
-        if len(track.frame_indices) < self.min_frames:
-            return "track_too_short", f"seen in {len(track.frame_indices)} sampled frames, {self.min_frames} are needed"
         if height < self.min_height_px:
             return "person_too_small", f"median box height {height:.0f} px, {self.min_height_px:.0f} px are needed"
         if score < self.min_score:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from lhmforge.pipelines.backends.roles import Detections, Tracklet
-from lhmforge.pipelines.identity import IdentityConfig, resolve_identities
+from lhmforge.pipelines.identity import resolve_identities
+from lhmforge.pipelines.pieces import IdentityConfig
 
 RED, BLUE, GREEN = np.eye(3, dtype=np.float32)
 
