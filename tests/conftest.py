@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -15,13 +16,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Shape annotations are checked while tests run; the hook must stand before our modules are imported."""
-    from jaxtyping import install_import_hook
-
-    install_import_hook(
-        ["lhmforge.datasets", "lhmforge.lhm_model", "lhmforge.pipelines"], "beartype.beartype"
-    ).__enter__()
+# Shape annotations are checked while tests run. The hook must stand before any module of ours is imported, and the
+# conftest files of sub-folders are imported before `pytest_configure`.
+install_import_hook(["lhmforge.datasets", "lhmforge.lhm_model", "lhmforge.pipelines"], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

@@ -34,11 +34,9 @@ class BodyParams:
     transl: Float32[np.ndarray, "N 3"]
 
     def __post_init__(self) -> None:
-        num_frames = len(self.transl)
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "betas" and len(value) != num_frames:
-                raise BodyError(f"body parameters: {field.name} has {len(value)} frames, transl has {num_frames}")
+            assert field.name == "betas" or len(value) == len(self.transl), f"{field.name} is not as long as transl"
             if not np.isfinite(value).all():
                 raise BodyError(f"body parameters: {field.name} holds a value that is not finite")
 
@@ -61,6 +59,10 @@ class BodyParams:
         expected = {f.name for f in fields(cls)}
         if set(arrays) != expected:
             raise BodyError(f"body parameters: expected arrays {sorted(expected)}, found {sorted(arrays)}")
+        num_frames = len(arrays["transl"])
+        for name in sorted(expected - {"betas"}):
+            if len(arrays[name]) != num_frames:
+                raise BodyError(f"body parameters: {name} has {len(arrays[name])} frames, transl has {num_frames}")
         return cls(**{name: np.asarray(value, np.float32) for name, value in arrays.items()})
 
     @classmethod

@@ -112,7 +112,7 @@ def test_intrinsics_follow_the_pixels(sample: StoredSample, seed: int) -> None:
     example = training_example(sample, replace(CONFIG, half_body_probability=1.0), np.random.default_rng(seed))
     views = (example.source, *example.targets)
     for view, index in zip(views, (example.frames[0], *example.frames), strict=True):
-        height, width = sample.alpha(index).shape
+        height, width = sample.alpha(int(index)).shape
         inverse = np.linalg.inv(sample.intrinsics[index].astype(np.float64))
         centre = inverse @ [(width // 3 + 2 * width // 3) / 2, (height // 5 + 4 * height // 5) / 2, 1.0]
         top_left = inverse @ [width // 3, height // 5, 1.0]
