@@ -12,11 +12,16 @@ import numpy as np
 
 from lhmforge.datasets.errors import BackendError
 from lhmforge.pipelines.backends.roles import BackendSpec, Detections, Tracklet
+from lhmforge.pipelines.boxes import iou
 
 _START_SCORE = 0.5
 _STRONG_SCORE = 0.45
 _MIN_IOU = 0.1
 _LOST_S = 1.0
+_SAME_BOX_IOU = 0.99
+_FIRST_SIGHT_IOU = 0.3
+
+_Rows = list[tuple[int, np.ndarray, float]]  # position, box, score
 
 
 class ByteTracker:
@@ -34,7 +39,7 @@ class ByteTracker:
             minimum_consecutive_frames=1,
             minimum_iou_threshold=_MIN_IOU,
         )
-        rows: dict[int, list[tuple[int, np.ndarray, float]]] = {}
+        rows: dict[int, _Rows] = {}
         for position, found in enumerate(detections):
             boxes, scores = found.boxes_px.astype(np.float64), found.scores.astype(np.float64)
             linked = tracker.update(supervision.Detections(xyxy=boxes, confidence=scores))
@@ -43,7 +48,10 @@ class ByteTracker:
             for box, score, person in zip(linked.xyxy, linked.confidence, linked.tracker_id, strict=True):
                 if person >= 0:
                     rows.setdefault(int(person), []).append((position, box, float(score)))
-        return [_tracklet(rows[person]) for person in sorted(rows)]
+        tracks = [rows[person] for person in sorted(rows)]
+        for track in tracks:
+            _add_first_sight(track, tracks, detections)
+        return [_tracklet(track) for track in tracks]
 
     def weight_digests(self) -> Sequence[str]:
         return ()
@@ -56,7 +64,21 @@ def bytetrack_tracker(spec: BackendSpec) -> ByteTracker:
     return ByteTracker()
 
 
-def _tracklet(rows: list[tuple[int, np.ndarray, float]]) -> Tracklet:
+def _add_first_sight(track: _Rows, tracks: list[_Rows], detections: Sequence[Detections]) -> None:
+    """The tracker names a person at the second sight only; the first one, if no other track has it, is put in front."""
+    first, box, _ = track[0]
+    found = detections[first - 1] if first > 0 else None
+    if found is None or len(found.scores) == 0:
+        return
+    taken = np.array([row[1] for other in tracks for row in other if row[0] == first - 1], np.float32).reshape(-1, 4)
+    free = (found.scores >= _START_SCORE) & (iou(found.boxes_px, taken).max(axis=1, initial=0.0) < _SAME_BOX_IOU)
+    overlap = np.where(free, iou(found.boxes_px, box[None])[:, 0], 0.0)
+    best = int(overlap.argmax())
+    if overlap[best] >= _FIRST_SIGHT_IOU:
+        track.insert(0, (first - 1, found.boxes_px[best].astype(np.float64), float(found.scores[best])))
+
+
+def _tracklet(rows: _Rows) -> Tracklet:
     return Tracklet(
         positions=np.array([position for position, _, _ in rows], np.int64),
         boxes_px=np.array([box for _, box, _ in rows], np.float32).reshape(-1, 4),

@@ -58,7 +58,7 @@ class TrackStage:
     min_frames: int = 5
     min_duration_s: float = 0.8
     min_height_px: float = 96.0
-    min_score: float = 0.4
+    min_score: float = 0.55
 
     def __post_init__(self) -> None:
         if self.sample_fps <= 0 or self.max_gap_s < 0:
