@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -51,7 +52,16 @@ def _assert_same(left: object, right: object) -> None:
         assert torch.equal(value, b[name]), name
 
 
-def test_resumed_run_equals_undisturbed_run_bitwise(tmp_path: Path) -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The child process runs with one thread; sums over another number of threads round differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_resumed_run_equals_undisturbed_run_bitwise(tmp_path: Path, one_thread: None) -> None:
     whole, recorder = stand_in.new_state(), stand_in.Recorder()
     stand_in.run(whole, recorder)
     script = Path(stand_in.__file__)
