@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from lhmforge.datasets.errors import ConfigError
 from lhmforge.datasets.records import Keypoints, KeypointTrack, MattedTrack, Reject
@@ -27,11 +27,13 @@ _MIN_BODY_POINTS = 5
 class KeypointsStage:
     """MattedTrack -> KeypointTrack; rejected when fewer than `min_seen_share` of the frames show a body.
 
+    A body that is seen in one frame and in neither of its neighbours is not counted: a pose model sees one now and then
+    in things that the detector took for a person.
     `isolate` blurs other persons out of the frames that the model sees (see `pipelines.isolate`).
     """
 
     name: ClassVar[str] = "keypoints"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[type] = MattedTrack
     produces: ClassVar[type] = KeypointTrack
 
@@ -48,9 +50,9 @@ class KeypointsStage:
         frames = self._frames(record, context)
         keypoints: Keypoints = context.backend("keypoints", self.backend).estimate(frames, track)
         assert keypoints.num_frames == len(track.frame_indices), "a keypoint backend gave another number of frames"
-        seen = float(np.mean((keypoints.scores[:, order.BODY] >= _SEEN).sum(axis=1) >= _MIN_BODY_POINTS))
+        seen = float(np.mean(_steadily_seen(keypoints)))
         if seen < self.min_seen_share:
-            detail = f"a body is seen in {seen:.0%} of the frames; {self.min_seen_share:.0%} are needed"
+            detail = f"a body is steadily seen in {seen:.0%} of the frames; {self.min_seen_share:.0%} are needed"
             source = track.clip.video.source
             yield Reject(key=record.key, source=source, stage=self.name, reason="no_keypoints", detail=detail)
             return
@@ -67,3 +69,12 @@ class KeypointsStage:
         rows = zip(frames, record.alphas, track.boxes_px, track.other_boxes_px, strict=True)
         for frame, alpha, box, others in rows:
             yield isolate_person(frame, alpha, box, others) if self.isolate else frame
+
+
+def _steadily_seen(keypoints: Keypoints) -> Bool[np.ndarray, " N"]:
+    """Frames that show a body, as does the frame before or after."""
+    seen = (keypoints.scores[:, order.BODY] >= _SEEN).sum(axis=1) >= _MIN_BODY_POINTS
+    if len(seen) < 2:
+        return np.asarray(seen)
+    around = np.pad(seen, 1)
+    return np.asarray(seen & (around[:-2] | around[2:]))

@@ -27,7 +27,7 @@ class MatteStage:
     """
 
     name: ClassVar[str] = "matte"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[type] = Track
     produces: ClassVar[type] = MattedTrack
 
