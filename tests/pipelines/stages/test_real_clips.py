@@ -72,6 +72,20 @@ def test_a_clip_without_people_is_rejected(real_videos: Path) -> None:
     assert reject.reason == "no_person"
 
 
+@pytest.mark.parametrize("min_score", [TrackStage().min_score, pytest.param(0.3, marks=pytest.mark.slow)])
+def test_a_globe_that_the_detector_takes_for_a_person_is_rejected(real_videos: Path, min_score: float) -> None:
+    """By the doubtful detections; where a recipe asks for less, by the body that the pose model does not see."""
+    context = _FileContext()
+    clip = _clip(real_videos, "nobody.mp4", 660, 715)
+    (end,) = TrackStage(sample_fps=10.0, min_score=min_score)(clip, context)
+    if isinstance(end, Track):
+        (end,) = MatteStage()(end, context)
+    if isinstance(end, MattedTrack):
+        (end,) = KeypointsStage()(end, context)
+    assert isinstance(end, Reject)
+    assert end.reason == ("detection_doubtful" if min_score > 0.5 else "no_keypoints")
+
+
 @pytest.fixture(scope="module")
 def standing(real_videos: Path) -> KeypointTrack:
     context = _FileContext()
