@@ -43,9 +43,13 @@ class HeadPictures:
     def vectors(self, sightings: Sequence[Sighting]) -> Float32[np.ndarray, "N D"]:
         """Unit identity vectors; a row of NaN where no face was seen or no picture was kept."""
         kept = [row for row, sighting in enumerate(sightings) if sighting in self._pictures]
-        frames = [cv2.imdecode(self._pictures[sightings[row]], cv2.IMREAD_COLOR_RGB) for row in kept]
-        boxes = np.array([[0, 0, frame.shape[1], frame.shape[0]] for frame in frames], np.float32).reshape(-1, 4)
-        found = self._embedder.embed(frames, boxes)
+        frames = np.zeros((len(kept), _MAX_SIDE, _MAX_SIDE, 3), np.uint8)  # backends take frames of one size
+        boxes = np.zeros((len(kept), 4), np.float32)
+        for frame, box, row in zip(frames, boxes, kept, strict=True):
+            picture = cv2.imdecode(self._pictures[sightings[row]], cv2.IMREAD_COLOR_RGB)
+            frame[: picture.shape[0], : picture.shape[1]] = picture
+            box[2:] = picture.shape[1::-1]
+        found = self._embedder.embed(list(frames), boxes)
         vectors = np.full((len(sightings), found.shape[1]), np.nan, np.float32)
         vectors[kept] = found
         return vectors
