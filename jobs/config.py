@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from lhmforge.datasets.config_json import fingerprint
+from lhmforge.datasets.config_json import fingerprint, to_json
 from lhmforge.datasets.errors import ConfigError
 from lhmforge.datasets.loader import LoaderConfig
 from lhmforge.lhm_model.attention import Kernel
@@ -87,5 +87,8 @@ class TrainConfig:
     @property
     def fingerprint(self) -> str:
         """Names what is computed: equal for runs that differ only in hardware or in where the manifest lies."""
-        anywhere = replace(self.data, manifest="")
-        return fingerprint(replace(self, data=anywhere, hardware=HardwareConfig()))
+        # As JSON, because bfloat16 with the default hardware would be refused as a configuration.
+        settings = {field.name: to_json(getattr(self, field.name)) for field in fields(self)}
+        settings["data"] = to_json(replace(self.data, manifest=""))
+        settings["hardware"] = to_json(HardwareConfig())
+        return fingerprint(settings)

@@ -88,6 +88,8 @@ class Perceptual(nn.Module):
 
     def _features(self, image: Float[Tensor, "N 3 H W"]) -> list[Tensor]:
         x = (2.0 * image - 1.0 - self.shift) / self.scale
+        if x.is_cuda:  # the layout that convolutions in half precision want
+            x = x.contiguous(memory_format=torch.channels_last)
         taps = []
         for layer, convolution in zip(self.plan, self.convolutions, strict=True):
             if layer.pool:

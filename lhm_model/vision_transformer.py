@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lhmforge.lhm_model.attention import attend
+
 _NORM_EPS = 1e-6
 
 
@@ -40,9 +42,8 @@ class VitAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        return self.proj(attend(q, k, v).flatten(2))
 
 
 class VitMLP(nn.Module):

@@ -94,6 +94,10 @@ def test_fingerprint_ignores_hardware_and_place_only(small_config: TrainConfig) 
     moved = replace(small_config, data=replace(small_config.data, manifest="/elsewhere/manifest.parquet"))
     assert moved.fingerprint == small_config.fingerprint
     assert replace(small_config, hardware=HardwareConfig(num_workers=2)).fingerprint == small_config.fingerprint
+    half = replace(small_config.loop, precision="bfloat16")
+    on_gpu = replace(small_config, loop=half, hardware=HardwareConfig(device="cuda"))
+    assert on_gpu.fingerprint == replace(on_gpu, hardware=HardwareConfig(device="cuda", num_workers=8)).fingerprint
+    assert on_gpu.fingerprint != small_config.fingerprint
     assert replace(small_config, body="other.npz").fingerprint != small_config.fingerprint
 
 
