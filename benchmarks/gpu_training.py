@@ -9,6 +9,7 @@ step is the one of `lhmforge train`: losses with LPIPS-VGG, gradient clipping, f
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import tempfile
@@ -363,6 +364,7 @@ def time_avatars(presets: list[str], body: BodyModel, kernels: list[str]) -> Ite
 
 def _time_avatar(name: str, body: BodyModel, kernel: str, goal: str) -> Iterator[Row]:
     config = with_random_body_encoder(preset(name)) if name != "tiny" else preset(name)
+    gc.collect()  # compiled blocks hold their network in cycles; the one before must not count as this one's memory
     holder = random_avatar(body, config.num_points)
     with DEVICE:
         network = LHMNetwork(config).eval()
