@@ -55,9 +55,7 @@ class HardwareConfig:
         if self.num_workers < 0 or self.threads_per_worker < 1:
             raise ConfigError("hardware: num_workers must not be negative, threads_per_worker must be at least 1")
         if self.strategy == "fsdp":
-            raise ConfigError(
-                "hardware.strategy: fsdp cannot write checkpoints yet (its shards are not gathered); use ddp"
-            )
+            raise ConfigError("hardware.strategy: fsdp cannot write checkpoints yet (shards are not gathered); use ddp")
 
     @property
     def world_size(self) -> int:
