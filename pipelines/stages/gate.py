@@ -42,7 +42,7 @@ class GateStage:
     max_jitter: float = 0.06
     min_sharpness: float = 4.0
     max_shape_norm: float = 2.5
-    max_frame_reprojection: float = 0.08  # of one frame, as a share of its box height
+    max_frame_reprojection: float = 0.035  # of one frame, as a share of its box height: where a limb flew off
     mask_frames: int = 8
     sharpness_frames: int = 6
 
