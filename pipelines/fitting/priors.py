@@ -43,22 +43,27 @@ _BODY_RANGES: dict[int, tuple[tuple[tuple[float, float], ...], float]] = {
     20: (((-60, 60), (-35, 35), (-75, 75)), 20),  # wrist
 }
 
+# Where a joint rests when nothing is seen of it, degrees, left side; zero elsewhere. The zero pose holds the arms out.
+_BODY_MEANS: dict[int, tuple[float, float, float]] = {16: (0, 0, -60), 18: (0, -15, 0), 4: (8, 0, 0)}
+
 _FLEX = (-20.0, 100.0)
 
 
 def body_priors() -> JointPriors:
     """Ranges and spreads of the pelvis and the 21 body joints."""
     low, high = np.full((NUM_BODY_JOINTS, 3), -np.inf), np.full((NUM_BODY_JOINTS, 3), np.inf)
-    sigma = np.full((NUM_BODY_JOINTS, 3), np.inf)
+    sigma, mean = np.full((NUM_BODY_JOINTS, 3), np.inf), np.zeros((NUM_BODY_JOINTS, 3))
     for joint, (ranges, spread) in _BODY_RANGES.items():
         low[joint], high[joint] = np.array(ranges, np.float64).T
         sigma[joint] = spread
+        mean[joint] = _BODY_MEANS.get(joint, (0, 0, 0))
         if joint in _MIRROR:
             other = _MIRROR[joint]
             low[other] = [low[joint, 0], -high[joint, 1], -high[joint, 2]]
             high[other] = [high[joint, 0], -low[joint, 1], -low[joint, 2]]
             sigma[other] = spread
-    return _in_radians(low, high, np.zeros_like(low), sigma)
+            mean[other] = mean[joint] * [1, -1, -1]
+    return _in_radians(low, high, mean, sigma)
 
 
 def hand_priors(*, left: bool) -> JointPriors:
