@@ -29,7 +29,6 @@ FENCES = {
     "trackers": ("pipelines/backends/",),
     "supervision": ("pipelines/backends/",),
     "scenedetect": ("pipelines/backends/",),
-    "pymatting": ("pipelines/backends/",),
     "mmpose": ("pipelines/backends/",),
     "sam2": ("pipelines/backends/",),
     "transformers": ("pipelines/backends/",),
