@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -23,11 +23,20 @@ from lhmforge.datasets.synthetic.scene import Camera, grounded, in_camera, looki
 from lhmforge.datasets.synthetic.truth import ClipTruth, PersonTruth, encode_alphas
 
 _SHADOW_STRENGTH = 0.5
+STAGINGS = ("", "crossing")
+VIEWS = ("front", "around", "behind")
+_CROSSING_M = 2.6  # how far a crossing person walks
+_LANE_M = 0.7  # from one crossing person's line to the next, in depth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipConfig:
-    """What to render; two equal configs give equal clips."""
+    """What to render; two equal configs give equal clips.
+
+    `staging` "": persons stay side by side; "crossing": they walk past one another, alternately from left and right,
+    each on a line of their own depth, so that the nearer ones hide the others for a while. `view`: where the camera
+    stands relative to the stage's front ("front": within 46 degrees, "around": anywhere, "behind").
+    """
 
     seed: int
     index: int
@@ -38,6 +47,8 @@ class ClipConfig:
     motion: str = ""  # "": the motions in turn
     motion_file: str = ""  # an AMASS or body npz instead of a procedural motion
     num_persons: int = 1
+    staging: str = ""
+    view: str = "front"
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.fps <= 0 or not 1 <= self.num_persons <= 4:
@@ -46,10 +57,19 @@ class ClipConfig:
             raise ConfigError(f"size {self.width}x{self.height}: both sides must be even and at least 64")
         if self.motion and self.motion not in MOTIONS:
             raise ConfigError(f"motion {self.motion!r} is unknown; choose one of {', '.join(MOTIONS)}")
+        if self.staging not in STAGINGS or self.view not in VIEWS:
+            raise ConfigError(
+                f"staging {self.staging!r}, view {self.view!r}: stagings are {', '.join(map(repr, STAGINGS))}, views "
+                f"{', '.join(VIEWS)}"
+            )
+        if self.staging == "crossing" and (self.num_persons < 2 or self.motion_file):
+            raise ConfigError("people who cross are at least two, and walk by themselves: give no motion file")
 
     @property
     def motion_name(self) -> str:
         names = list(MOTIONS)
+        if self.staging == "crossing":
+            return "walk"
         return self.motion or names[self.index % len(names)]
 
     @property
@@ -94,6 +114,9 @@ def render_clip(config: ClipConfig, body: BodyModel) -> SyntheticClip:
 def _actor(config: ClipConfig, body: BodyModel, rng: np.random.Generator, number: int) -> _Actor:
     person = make_person(body, rng)
     motion = _motion(config, rng)
+    if config.staging == "crossing":
+        motion, origin = _crossing(config, motion, rng, number)
+        return _Actor(person=person, world=grounded(body, person.betas, motion, origin))
     side = (number - (config.num_persons - 1) / 2) * 1.1
     origin = np.array([side, 0, 0.4 * rng.uniform(-1, 1) * (config.num_persons > 1)])
     return _Actor(person=person, world=grounded(body, person.betas, motion, origin))
@@ -106,6 +129,22 @@ def _motion(config: ClipConfig, rng: np.random.Generator) -> Motion:
     return make_motion(config.motion_name, config.num_frames, config.fps, rng)
 
 
+def _crossing(
+    config: ClipConfig, motion: Motion, rng: np.random.Generator, number: int
+) -> tuple[Motion, Float64[np.ndarray, " 3"]]:
+    """The walk turned into a straight one across the stage, and the place where it begins."""
+    sign = 1 if number % 2 == 0 else -1
+    yaw = sign * np.pi / 2 + rng.uniform(-0.2, 0.2)
+    share = np.linspace(0, 1, config.num_frames)[:, None]
+    length = _CROSSING_M * rng.uniform(0.85, 1.1)
+    path = share * length * np.array([np.sin(yaw), 0, np.cos(yaw)])
+    pose = motion.full_pose.copy()
+    pose[:, 0] = (0, yaw, 0)
+    lane = (number - (config.num_persons - 1) / 2) * _LANE_M
+    origin = np.array([-sign * length / 2 + rng.uniform(-0.3, 0.3), 0, lane])
+    return replace(motion, full_pose=pose, path=path.astype(np.float32)), origin
+
+
 def _camera(config: ClipConfig, body: BodyModel, actors: tuple[_Actor, ...], rng: np.random.Generator) -> Camera:
     """A camera whose distance makes the persons fill 70 to 85 % of the height over the clip, or 94 % of the width."""
     focal = max(config.width, config.height) * rng.uniform(1.1, 1.6)
@@ -114,6 +153,9 @@ def _camera(config: ClipConfig, body: BodyModel, actors: tuple[_Actor, ...], rng
     points = np.concatenate(sampled).astype(np.float64)
     centre = (points.min(0) + points.max(0)) / 2
     azimuth, height = rng.uniform(-0.8, 0.8), rng.uniform(-0.35, 0.5)
+    if config.staging == "crossing":  # seen from the side that people cross in
+        azimuth /= 2
+    azimuth = {"front": azimuth, "around": azimuth * np.pi / 0.8, "behind": np.pi + azimuth}[config.view]
     share = rng.uniform(0.72, 0.85)
     distance = 4.0
     for _ in range(6):
@@ -157,4 +199,11 @@ def _truth(
     )
     points_px[:, ~whole.known] = 0
     alphas = encode_alphas(np.stack([frame.alphas[index] for frame in rendered]))
-    return PersonTruth(body=params, points_px=points_px, visible=visible, alpha_pngs=alphas)
+    return PersonTruth(
+        body=params,
+        points_px=points_px,
+        visible=visible,
+        alpha_pngs=alphas,
+        boxes_px=np.stack([frame.boxes_px[index] for frame in rendered]),
+        visible_share=np.stack([frame.visible[index] for frame in rendered]),
+    )

@@ -10,7 +10,7 @@ import csv
 import io
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -59,13 +59,26 @@ def synthesize_corpus(
     num_workers: int = 1,
     on_clip: Callable[[str], object] = lambda name: None,
 ) -> CorpusSummary:
-    """Renders clips 0..count-1 of a seed into `output`; finished ones whose record verifies are kept.
-
-    Raises `BodyError` for an unusable body file, `StorageError` when the folder cannot be written.
-    """
+    """Renders clips 0..count-1 of a seed into `output`; see `synthesize_clips`."""
     if count < 1:
         raise CorpusError(f"{count} clips asked for; at least one is needed")
     configs = [replace(template, index=index) for index in range(count)]
+    return synthesize_clips(configs, output, body_path, num_workers=num_workers, on_clip=on_clip)
+
+
+def synthesize_clips(
+    configs: Sequence[ClipConfig],
+    output: Path,
+    body_path: Path,
+    *,
+    num_workers: int = 1,
+    on_clip: Callable[[str], object] = lambda name: None,
+) -> CorpusSummary:
+    """Renders clips of different names into `output`; finished ones whose record verifies are kept.
+
+    Raises `BodyError` for an unusable body file, `StorageError` when the folder cannot be written.
+    """
+    assert len({clip_name(config) for config in configs}) == len(configs), "two clips of one name"
     digest = _body(body_path).digest
     missing = [config for config in configs if not _is_finished(config, output, digest)]
     for config in configs:
@@ -75,7 +88,7 @@ def synthesize_corpus(
         on_clip(name)
     manifest = output / "corpus.csv"
     storage.publish(manifest, (_manifest_bytes(configs),))
-    return CorpusSummary(manifest=manifest, num_clips=count, num_rendered=len(missing))
+    return CorpusSummary(manifest=manifest, num_clips=len(configs), num_rendered=len(missing))
 
 
 def read_truth(folder: Path) -> dict[str, ClipTruth]:
@@ -148,7 +161,7 @@ def _expected_record(config: ClipConfig, body_digest: str) -> dict[str, JsonValu
     return {"version": RENDERER_VERSION, "config": plain, "body_digest": body_digest}
 
 
-def _manifest_bytes(configs: list[ClipConfig]) -> bytes:
+def _manifest_bytes(configs: Sequence[ClipConfig]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "source_id", "channel", "licence", "identity"))

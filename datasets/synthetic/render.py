@@ -24,11 +24,17 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedFrame:
-    """8-bit sRGB image, one matte per figure, and depth in metres (0: background)."""
+    """8-bit sRGB image, one matte per figure, and depth in metres (0: background).
+
+    `boxes_px` are the figures' boxes as if nobody stood before them, inside the picture; `visible` is the share of a
+    figure's pixels that nobody hides (0: out of the picture).
+    """
 
     image: UInt8[np.ndarray, "H W 3"]
     alphas: UInt8[np.ndarray, "P H W"]
     depth: Float32[np.ndarray, "H W"]
+    boxes_px: Float32[np.ndarray, "P 4"]
+    visible: Float32[np.ndarray, " P"]
 
 
 def render_frame(
@@ -55,7 +61,15 @@ def render_frame(
         alphas[(index, *window)] = layer.alpha
         nearest[window] = np.where(layer.inverse_depth > 0, layer.inverse_depth, nearest[window])
     depth = np.where(nearest > 0, 1 / np.maximum(nearest, 1e-9), 0).astype(np.float32)
-    return RenderedFrame(image=_to_bytes(image), alphas=_to_bytes(alphas), depth=depth)
+    alone = np.array([layer.alpha.sum() if layer is not None else 0.0 for layer in layers])
+    boxes = [(layer.x0, layer.y0, layer.x1, layer.y1) if layer is not None else (0, 0, 0, 0) for layer in layers]
+    return RenderedFrame(
+        image=_to_bytes(image),
+        alphas=_to_bytes(alphas),
+        depth=depth,
+        boxes_px=np.array(boxes, np.float32).reshape(-1, 4),
+        visible=(alphas.sum((1, 2)) / np.maximum(alone, 1e-6)).astype(np.float32),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,17 +12,23 @@ from lhmforge.datasets.body.params import BodyParams
 from lhmforge.datasets.codecs import decode_npz, decode_png, encode_npz, encode_png
 from lhmforge.datasets.errors import ShardError
 
-TRUTH_VERSION = 1
+TRUTH_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonTruth:
-    """One person over all `N` frames of the clip; the body is in OpenCV camera coordinates."""
+    """One person over all `N` frames of the clip; the body is in OpenCV camera coordinates.
+
+    `boxes_px` (x0, y0, x1, y1) enclose the dressed person as if nobody stood before them, inside the picture;
+    `visible_share` is the share of their pixels that nobody hides.
+    """
 
     body: BodyParams
     points_px: Float32[np.ndarray, "N 133 2"]
     visible: Bool[np.ndarray, "N 133"]
     alpha_pngs: tuple[bytes, ...]
+    boxes_px: Float32[np.ndarray, "N 4"]
+    visible_share: Float32[np.ndarray, " N"]
 
     def alpha(self, frame: int) -> UInt8[np.ndarray, "H W"]:
         """The exact matte of one frame."""
@@ -56,6 +62,8 @@ class ClipTruth:
             arrays |= {f"{prefix}body_{name}": array for name, array in person.body.to_arrays().items()}
             arrays[f"{prefix}points_px"] = person.points_px
             arrays[f"{prefix}visible"] = person.visible
+            arrays[f"{prefix}boxes_px"] = person.boxes_px
+            arrays[f"{prefix}visible_share"] = person.visible_share
             arrays[f"{prefix}alpha_sizes"] = np.array([len(png) for png in person.alpha_pngs])
             arrays[f"{prefix}alpha_bytes"] = np.frombuffer(b"".join(person.alpha_pngs), np.uint8)
         return encode_npz(arrays)
@@ -67,7 +75,10 @@ class ClipTruth:
         if "version" not in arrays or "num_persons" not in arrays:
             raise ShardError(f"{what} is not the truth of a synthetic clip")
         if int(arrays["version"][0]) != TRUTH_VERSION:
-            raise ShardError(f"{what} has version {int(arrays['version'][0])}; this program reads {TRUTH_VERSION}")
+            raise ShardError(
+                f"{what} has version {int(arrays['version'][0])}, this program reads {TRUTH_VERSION}: "
+                "run `lhmforge synthesize` again"
+            )
         return cls(
             fps=float(arrays["fps"][0]),
             intrinsics=arrays["intrinsics"].astype(np.float32),
@@ -91,4 +102,6 @@ def _person(arrays: Mapping[str, np.ndarray], prefix: str) -> PersonTruth:
         points_px=arrays[f"{prefix}points_px"].astype(np.float32),
         visible=arrays[f"{prefix}visible"].astype(bool),
         alpha_pngs=tuple(packed[start:end] for start, end in zip([0, *ends], ends, strict=False)),
+        boxes_px=arrays[f"{prefix}boxes_px"].astype(np.float32),
+        visible_share=arrays[f"{prefix}visible_share"].astype(np.float32),
     )
