@@ -75,6 +75,21 @@ class Track:
     def key(self) -> str:
         return f"{self.clip.key}_p{self.person:02d}"
 
+    @property
+    def path(self) -> TrackPath:
+        """The track's boxes alone."""
+        return TrackPath(key=self.key, frame_indices=self.frame_indices, boxes_px=self.boxes_px, scores=self.scores)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackPath:
+    """Where a track goes through its clip; kept for tracks that are turned down too, so that tracking can be scored."""
+
+    key: str  # of the track
+    frame_indices: Int64[np.ndarray, " N"]
+    boxes_px: Float32[np.ndarray, "N 4"]
+    scores: Float32[np.ndarray, " N"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlphaCrop:
@@ -213,3 +228,4 @@ class Reject:
     reason: str
     detail: str
     scores: TrackScores | None = field(default=None)
+    path: TrackPath | None = field(default=None)  # of a track that the track stage turned down

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from lhmforge.datasets.errors import ShardError, StorageError, VideoError
-from lhmforge.datasets.records import PackedSample, Reject, SourceVideo, Video
+from lhmforge.datasets.records import PackedSample, Reject, SourceVideo, Track, TrackPath, Video
 from lhmforge.pipelines.record_codec import decode_records, encode_records
 from lhmforge.pipelines.stage import Stage, StageContext, stage_fingerprint
 
@@ -48,6 +48,7 @@ class ChainResult:
     counts: tuple[StageCount, ...]
     costs: tuple[StageCost, ...]
     video: Video | None  # None when the probe turned the source down
+    paths: tuple[TrackPath, ...] = ()  # of all tracks, whatever became of them
 
 
 @runtime_checkable
@@ -65,6 +66,7 @@ class _State:
     rejects: list[Reject] = field(default_factory=list)
     counts: list[StageCount] = field(default_factory=list)
     costs: list[StageCost] = field(default_factory=list)
+    paths: list[TrackPath] = field(default_factory=list)
 
 
 def chain_fingerprints(stages: Sequence[Stage[Any, Any]]) -> tuple[str, ...]:
@@ -107,6 +109,7 @@ def run_chain(
         counts=tuple(state.counts),
         costs=tuple(state.costs),
         video=video,
+        paths=tuple(state.paths),
     )
 
 
@@ -139,7 +142,7 @@ def _with_probe(cached: _State, probed: _State) -> _State:
 
 
 def _apply(stage: Stage[Any, Any], before: _State, context: StageContext) -> _State:
-    after = _State([], before.rejects, before.counts, before.costs)
+    after = _State([], before.rejects, before.counts, before.costs, before.paths)
     rejected = 0
     for record in before.records:
         key = record.source_id if isinstance(record, SourceVideo) else record.key
@@ -147,10 +150,12 @@ def _apply(stage: Stage[Any, Any], before: _State, context: StageContext) -> _St
         for produced in _guarded(stage, record, context):
             if isinstance(produced, Reject):
                 after.rejects.append(produced)
+                after.paths += [] if produced.path is None else [produced.path]
                 rejected += 1
             else:
                 assert isinstance(produced, stage.produces), f"{stage.name} yielded a {type(produced).__name__}"
                 after.records.append(produced)
+                after.paths += [produced.path] if isinstance(produced, Track) else []
         after.costs.append(StageCost(stage.name, key, time.perf_counter() - started, False))
     after.counts.append(StageCount(stage.name, len(before.records), len(after.records), rejected))
     return after
@@ -179,14 +184,19 @@ def source_of(record: Any) -> SourceVideo:
 def _encode(state: _State, source: SourceVideo) -> bytes:
     counts = tuple((c.stage, c.num_in, c.num_out, c.num_rejected) for c in state.counts)
     costs = tuple((c.stage, c.key, c.seconds) for c in state.costs)
-    return encode_records([tuple(state.records), tuple(state.rejects), counts, costs], source=source)
+    content = [tuple(state.records), tuple(state.rejects), counts, costs, tuple(state.paths)]
+    return encode_records(content, source=source)
 
 
 def _decode(data: bytes, source: SourceVideo) -> _State:
-    found, rejects, counts, costs = decode_records(data, source=source)
+    parts = decode_records(data, source=source)
+    if len(parts) != 5:
+        raise ShardError(f"a cache entry of {len(parts)} parts; this program writes 5")
+    found, rejects, counts, costs, paths = parts
     return _State(
         list(found),
         list(rejects),
         [StageCount(*count) for count in counts],
         [StageCost(stage, key, seconds, True) for stage, key, seconds in costs],
+        list(paths),
     )

@@ -28,6 +28,7 @@ RECORD_TYPES: dict[str, type] = {
         records.Video,
         records.Clip,
         records.Track,
+        records.TrackPath,
         records.AlphaCrop,
         records.MattedTrack,
         records.Keypoints,

@@ -15,6 +15,7 @@ from lhmforge.datasets.config_json import to_json
 from lhmforge.datasets.errors import AssetError, BackendError, ConfigError, StorageError
 from lhmforge.datasets.manifest import QUARANTINED
 from lhmforge.datasets.records import Reject
+from lhmforge.datasets.track_paths import PATHS_FOLDER, SourcePath, write_paths
 from lhmforge.pipelines.chain import ChainResult, chain_fingerprints, run_chain
 from lhmforge.pipelines.context import BackendPool, UnitContext, single_threaded
 from lhmforge.pipelines.corpus import CorpusItem, WorkUnit
@@ -99,6 +100,14 @@ def curate_unit(
             if on_video is not None:
                 on_video(item.source.source_id)
     writer.flush()
+    write_paths(
+        ledger.place(PATHS_FOLDER, f"{task.unit.name}.parquet"),
+        [
+            SourcePath(source_id=outcome.item.source.source_id, path=path)
+            for outcome in outcomes
+            for path in outcome.result.paths
+        ],
+    )
     record = to_record(
         task.unit.name,
         task.fingerprint,

@@ -41,7 +41,7 @@ class TrackStage:
     """
 
     name: ClassVar[str] = "track"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts: ClassVar[type] = Clip
     produces: ClassVar[type] = Track
 
@@ -165,7 +165,9 @@ class TrackStage:
         refusal = self._refusal(track, fps)
         if refusal is None:
             return track
-        return Reject(key=track.key, source=clip.video.source, stage=self.name, reason=refusal[0], detail=refusal[1])
+        reason, detail = refusal
+        source = clip.video.source
+        return Reject(key=track.key, source=source, stage=self.name, reason=reason, detail=detail, path=track.path)
 
     def _refusal(self, track: Track, fps: float) -> tuple[str, str] | None:
         """Reason code and sentence when the track is not worth annotating."""
