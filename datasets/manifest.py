@@ -7,48 +7,40 @@ changing the data: seconds spent, attempts, absolute places, and wording.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lhmforge.datasets import storage
 from lhmforge.datasets.errors import ShardError
+from lhmforge.datasets.manifest_table import (
+    COST_STAGES,
+    MANIFEST_SCHEMA,
+    SCORE_NAMES,
+    TEXT_COLUMNS,
+    WHOLE_COLUMNS,
+    PublishedTable,
+    SortedTable,
+    read_table,
+)
 from lhmforge.datasets.records import PackedSample, Reject, SourceVideo, TrackScores
 from lhmforge.datasets.shards import ShardEntry
 
-MANIFEST_VERSION = 1
+__all__ = ["COST_STAGES", "MANIFEST_SCHEMA", "SCORE_NAMES"]
 ACCEPTED, REJECTED, QUARANTINED = "accepted", "rejected", "quarantined"
-COST_STAGES = ("probe", "shots", "dedup", "track", "matte", "keypoints", "fit", "gate", "pack", "synthesize")
-SCORE_NAMES = tuple(score.name for score in fields(TrackScores))
-
-_TEXT = (
-    "key", "status", "stage", "reason", "detail", "source_id", "channel", "licence", "identity", "uri",
-    "video_digest", "shard", "sha256", "body_digest", "fingerprint",
-)  # fmt: skip
-_WHOLE = ("first_frame", "end_frame", "person", "num_frames", "offset", "num_bytes", "attempts")
-_SCORES = tuple(f"score_{name}" for name in SCORE_NAMES)
-_COSTS = tuple(f"cost_{name}_s" for name in COST_STAGES)
-_OUTSIDE_DIGEST = {"uri", "detail", "attempts", *_COSTS}
-
-MANIFEST_SCHEMA = pa.schema(
-    [pa.field(name, pa.string(), nullable=False) for name in _TEXT]
-    + [pa.field(name, pa.int64(), nullable=False) for name in _WHOLE]
-    + [pa.field(name, pa.float64()) for name in (*_SCORES, *_COSTS)]
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestRow:
     """One row; `shard`, `offset`, `num_bytes` and `sha256` say where an accepted sample lies.
+
+    `duplicate_group` names the samples that show the same footage, `identity_cluster` those of one person as far as
+    faces tell; both are found over the whole corpus, and empty for a sample that is alone or was not compared.
 
     `key` is the sample's key, or for other rows the key of the record that ended (source, video, clip or track).
     `stage` is where the record ended ("pack" for accepted ones). `cost_s` is seconds per stage for this row's record
@@ -72,6 +64,8 @@ class ManifestRow:
     sha256: str = ""
     body_digest: str = ""
     fingerprint: str = ""
+    duplicate_group: str = ""
+    identity_cluster: str = ""
     attempts: int = 1
     scores: TrackScores | None = None
     cost_s: Mapping[str, float] = field(default_factory=dict)
@@ -151,19 +145,9 @@ class Manifest:
 
     @classmethod
     def load(cls, path: str | Path) -> Manifest:
-        """Reads and checks a manifest; raises `ShardError` when it is torn, altered or of another version."""
-        if not storage.exists(path):
-            raise ShardError(f"manifest {path} is missing; curate writes it as manifest.parquet in its output folder")
-        try:
-            table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ShardError(f"manifest {path} is not a readable Parquet file: {error}") from error
-        frame = _checked_frame(path, table)
-        recorded = (table.schema.metadata or {}).get(b"lhmforge.digest", b"").decode()
-        digest = _digest(frame)
-        if digest != recorded:
-            raise ShardError(f"manifest {path} was altered: its rows have digest {digest[:16]}, not {recorded[:16]}")
-        return cls(path=str(path), digest=digest, frame=frame)
+        """Reads and checks a manifest; raises `ShardError` when it is torn, altered or of an unknown version."""
+        table, digest = read_table(path)
+        return cls(path=str(path), digest=digest, frame=table.to_pandas())
 
     @property
     def shard_root(self) -> str:
@@ -196,11 +180,20 @@ class Manifest:
 
 
 def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> Manifest:
-    """Publishes a manifest atomically; the order of `rows` does not matter.
+    """Publishes a manifest like `stream_manifest`, and loads it."""
+    stream_manifest(path, rows)
+    return Manifest.load(path)
+
+
+def stream_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> PublishedTable:
+    """Publishes a manifest atomically and in bounded memory; the order of `rows` does not matter.
 
     Raises `ShardError` when two accepted rows have one key, `StorageError` when it cannot be written.
     """
-    return _publish(path, pd.DataFrame([_flat(row) for row in rows], columns=MANIFEST_SCHEMA.names))
+    with SortedTable() as table:
+        for row in rows:
+            table.add(_flat(row))
+        return table.publish(path)
 
 
 def merge_manifests(path: str | Path, parts: Sequence[Manifest]) -> Manifest:
@@ -208,32 +201,19 @@ def merge_manifests(path: str | Path, parts: Sequence[Manifest]) -> Manifest:
 
     Raises `ShardError` when two parts hold one accepted sample, `StorageError` when it cannot be written.
     """
-    frames = []
-    for part in parts:
-        to_part = os.path.relpath(part.shard_root, Path(path).parent)
-        shards = part.frame["shard"].map(lambda shard, folder=to_part: storage.join_uri(folder, shard) if shard else "")
-        frames.append(part.frame.assign(shard=shards))
-    return _publish(path, pd.concat(frames))
-
-
-def _publish(path: str | Path, frame: pd.DataFrame) -> Manifest:
-    frame = frame.sort_values(["key", "status", "stage", "reason"], kind="stable").reset_index(drop=True)
-    accepted = frame["key"][frame["status"] == ACCEPTED]
-    if accepted.duplicated().any():
-        raise ShardError(f"manifest {path}: sample {accepted[accepted.duplicated()].iloc[0]!r} is listed twice")
-    table = pa.Table.from_pandas(frame, schema=MANIFEST_SCHEMA, preserve_index=False)
-    frame = table.to_pandas()
-    digest = _digest(frame)
-    metadata = {"lhmforge.manifest_version": str(MANIFEST_VERSION), "lhmforge.digest": digest}
-    buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
-    storage.publish(path, (buffer.getvalue(),))
-    return Manifest(path=str(path), digest=digest, frame=frame)
+    with SortedTable() as table:
+        for part in parts:
+            to_part = os.path.relpath(part.shard_root, Path(path).parent)
+            shards = [storage.join_uri(to_part, shard) if shard else "" for shard in part.frame["shard"]]
+            frame = part.frame.assign(shard=shards)
+            table.add_table(pa.Table.from_pandas(frame, schema=MANIFEST_SCHEMA, preserve_index=False))
+        table.publish(path)
+    return Manifest.load(path)
 
 
 def _flat(row: ManifestRow) -> dict[str, str | int | float | None]:
     source = {name: getattr(row.source, name) for name in ("source_id", "channel", "licence", "identity", "uri")}
-    plain = {name: getattr(row, name) for name in (*_TEXT, *_WHOLE) if name not in source}
+    plain = {name: getattr(row, name) for name in (*TEXT_COLUMNS, *WHOLE_COLUMNS) if name not in source}
     scores = {f"score_{name}": _known(getattr(row.scores, name)) for name in SCORE_NAMES if row.scores is not None}
     costs = {f"cost_{name}_s": float(seconds) for name, seconds in row.cost_s.items()}
     return {**source, **plain, **scores, **costs}
@@ -241,25 +221,3 @@ def _flat(row: ManifestRow) -> dict[str, str | int | float | None]:
 
 def _known(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _checked_frame(path: str | Path, table: pa.Table) -> pd.DataFrame:
-    version = (table.schema.metadata or {}).get(b"lhmforge.manifest_version", b"none").decode()
-    if version != str(MANIFEST_VERSION):
-        raise ShardError(f"manifest {path} has version {version}; this program reads version {MANIFEST_VERSION}")
-    if not table.schema.equals(MANIFEST_SCHEMA):
-        missing = sorted(set(MANIFEST_SCHEMA.names) - set(table.schema.names))
-        raise ShardError(f"manifest {path} does not have the expected columns; missing: {', '.join(missing) or 'none'}")
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
-
-
-def _digest(frame: pd.DataFrame) -> str:
-    """sha256 over one canonical JSON line per row; a missing number is null."""
-    names = [name for name in MANIFEST_SCHEMA.names if name not in _OUTSIDE_DIGEST]
-    columns = [frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in names]
-    encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    sha256 = hashlib.sha256(encoder.encode(names).encode())
-    for values in zip(*columns, strict=True):
-        sha256.update(encoder.encode(values).encode() + b"\n")
-    return sha256.hexdigest()
