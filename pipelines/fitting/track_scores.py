@@ -83,7 +83,11 @@ def _nanmedian(values: np.ndarray) -> float:
 
 
 def _matte_iou(fitted: FittedTrack, model: BodyModel, count: int) -> float:
-    frames = spread_frames(len(fitted.track.frame_indices), count)
+    return _nanmedian(matte_overlaps(fitted, model, spread_frames(len(fitted.track.frame_indices), count)))
+
+
+def matte_overlaps(fitted: FittedTrack, model: BodyModel, frames: Int64[np.ndarray, " M"]) -> Float64[np.ndarray, " M"]:
+    """IoU of matte and body silhouette at the given places of a track; NaN where both are empty."""
     vertices = model.pose(fitted.body.select(frames)).vertices.double().numpy()
     faces = model.faces.numpy()
     intrinsics = fitted.intrinsics.astype(np.float64)
@@ -97,7 +101,7 @@ def _matte_iou(fitted: FittedTrack, model: BodyModel, count: int) -> float:
         seen = matte_mask(alpha, window_px=window, width=width, height=height)
         body = body_mask(mesh, faces, intrinsics, window_px=window, width=width, height=height)
         values.append(intersection_over_union(seen, body))
-    return _nanmedian(np.array(values))
+    return np.array(values, np.float64)
 
 
 def _window(
