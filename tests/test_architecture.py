@@ -26,7 +26,7 @@ FENCES = {
     "smplx": (),
     "mediapipe": ("pipelines/backends/",),
     "onnxruntime": ("pipelines/backends/",),
-    "trackers": ("pipelines/backends/",),
+    "trackers": ("pipelines/backends/", "pipelines/qa/tracking_scores.py"),
     "supervision": ("pipelines/backends/",),
     "scenedetect": ("pipelines/backends/",),
     "mmpose": ("pipelines/backends/",),

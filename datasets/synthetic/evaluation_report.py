@@ -1,8 +1,10 @@
-"""Writes an evaluation as JSON and as pictures of the worst frames, fit and truth drawn over the stored frame."""
+"""Writes an evaluation as JSON and as pictures of the worst fits, each with a sentence on what is wrong in it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,7 @@ from lhmforge.datasets.body.params import BodyParams
 from lhmforge.datasets.codecs import JsonValue, encode_json
 from lhmforge.datasets.manifest import Manifest
 from lhmforge.datasets.sample import StoredSample
+from lhmforge.datasets.synthetic.diagnosis import FrameDiagnosis, diagnose
 from lhmforge.datasets.synthetic.evaluate import CurationEvaluation, SampleEvaluation, iter_curated, window
 from lhmforge.datasets.synthetic.raster import rasterise
 from lhmforge.datasets.synthetic.truth import ClipTruth
@@ -23,36 +26,69 @@ _FIT, _TRUTH = (235, 60, 40), (40, 190, 70)
 _PICTURE_HEIGHT = 480
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorstFit:
+    """The worst frame of one of the worst samples, its picture and what is wrong in it."""
+
+    key: str
+    source_id: str
+    frame: int
+    picture: Path
+    diagnosis: FrameDiagnosis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenReport:
+    """Where the report lies."""
+
+    json: Path
+    worst: tuple[WorstFit, ...]
+
+
 def write_report(
     evaluation: CurationEvaluation,
     manifest: Manifest,
-    truths: dict[str, ClipTruth],
+    truths: Mapping[str, ClipTruth],
     body: BodyModel,
     output: Path,
     *,
     num_worst: int = 5,
-) -> tuple[Path, ...]:
-    """Writes `evaluation.json` and `worst_*.png` into `output`; returns the paths, JSON first.
+    sections: Mapping[str, JsonValue] | None = None,
+) -> WrittenReport:
+    """Writes `evaluation.json` and `worst_*.png` into `output`; `sections` are further parts of the JSON.
 
-    A picture shows the stored frame, the fit's outline (red), the true outline (green), and where the mattes differ.
+    A picture shows the stored frame, the fit's outline (red), the true outline (green), and where the mattes differ
+    (cyan: missing, red: too much). It comes from the frame with the largest MPJPE of each of the worst samples.
     """
+    worst = sorted(evaluation.samples, key=lambda sample: -sample.mpjpe_mm)[:num_worst]
+    stored = {s.key: s for s in iter_curated(manifest, {e.source_id for e in worst})} if worst else {}
+    found = []
+    for rank, sample in enumerate(worst):
+        picture, fit = _draw_worst(stored[sample.key], sample, truths[sample.source_id], body, output, rank)
+        encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+        storage.publish(fit.picture, (encoded.tobytes(),))
+        found.append(fit)
     content: dict[str, JsonValue] = {
         "summary": evaluation.summary(),
-        "tracking": asdict(evaluation.tracking),
+        "samples_and_persons": asdict(evaluation.tracking),
         "samples": [_row(sample) for sample in evaluation.samples],
+        "worst": [_worst_row(fit) for fit in found],
+        **(sections or {}),
     }
     report = output / "evaluation.json"
     storage.publish(report, (encode_json(content),))
-    worst = sorted(evaluation.samples, key=lambda sample: -sample.mpjpe_mm)[:num_worst]
-    stored = {s.key: s for s in iter_curated(manifest, {e.source_id for e in worst})}
-    paths = [report]
-    for rank, sample in enumerate(worst):
-        picture = _picture(stored[sample.key], sample, truths[sample.source_id], body)
-        path = output / f"worst_{rank:02d}.png"
-        encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-        storage.publish(path, (encoded.tobytes(),))
-        paths.append(path)
-    return tuple(paths)
+    return WrittenReport(json=report, worst=tuple(found))
+
+
+def _worst_row(fit: WorstFit) -> dict[str, JsonValue]:
+    return {
+        "key": fit.key,
+        "source_id": fit.source_id,
+        "frame": fit.frame,
+        "picture": fit.picture.name,
+        "what_is_wrong": fit.diagnosis.sentence,
+        "parts_mm": dict(fit.diagnosis.part_mm),
+    }
 
 
 def _row(sample: SampleEvaluation) -> dict[str, JsonValue]:
@@ -72,10 +108,33 @@ def _row(sample: SampleEvaluation) -> dict[str, JsonValue]:
     }
 
 
-def _picture(
-    stored: StoredSample, sample: SampleEvaluation, truth: ClipTruth, body: BodyModel
-) -> UInt8[np.ndarray, "H W 3"]:
+def _draw_worst(
+    stored: StoredSample, sample: SampleEvaluation, truth: ClipTruth, body: BodyModel, output: Path, rank: int
+) -> tuple[UInt8[np.ndarray, "H W 3"], WorstFit]:
     index = int(sample.pose.mpjpe_mm.argmax())
+    frame = int(sample.frame_indices[index])
+    diagnosis = diagnose(
+        body,
+        stored.body.select(np.array([index])),
+        truth.persons[sample.person].body.select(np.array([frame])),
+        stored.world_to_camera[index : index + 1].astype(np.float64),
+        orientation_deg=float(sample.pose.orientation_deg[index]),
+        matte_iou=sample.mattes[index].iou,
+    )
+    fit = WorstFit(
+        key=sample.key,
+        source_id=sample.source_id,
+        frame=frame,
+        picture=output / f"worst_{rank:02d}.png",
+        diagnosis=diagnosis,
+    )
+    row = _picture(stored, sample, truth, body, index)
+    return _captioned(row, f"{sample.source_id}, frame {frame}. {diagnosis.sentence}"), fit
+
+
+def _picture(
+    stored: StoredSample, sample: SampleEvaluation, truth: ClipTruth, body: BodyModel, index: int
+) -> UInt8[np.ndarray, "H W 3"]:
     image, alpha = stored.image(index), stored.alpha(index)
     height, width = alpha.shape
     frame = int(sample.frame_indices[index])
@@ -85,17 +144,24 @@ def _picture(
     true_intrinsics = (scale @ shift @ truth.intrinsics).astype(np.float32)
     person = truth.persons[sample.person]
     outlined = image.copy()
-    _outline(outlined, body, stored.body.select(np.array([index])), stored.intrinsics[index], _FIT)
     _outline(outlined, body, person.body.select(np.array([frame])), true_intrinsics, _TRUTH)
+    _outline(outlined, body, stored.body.select(np.array([index])), stored.intrinsics[index], _FIT)
     true_alpha = person.alpha(frame)[round(y0) : round(y1), round(x0) : round(x1)]
     true_alpha = cv2.resize(true_alpha, (width, height), interpolation=cv2.INTER_AREA)
     difference = np.stack([alpha, true_alpha, true_alpha], axis=-1)
     row = np.concatenate([image, outlined, difference], axis=1)
-    grown = cv2.resize(row, (round(row.shape[1] * _PICTURE_HEIGHT / height), _PICTURE_HEIGHT))
-    text = f"{sample.source_id} frame {frame}: MPJPE {sample.pose.mpjpe_mm[index]:.0f} mm"
-    cv2.putText(grown, text, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(grown, text, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
-    return np.asarray(grown, np.uint8)
+    return np.asarray(cv2.resize(row, (round(row.shape[1] * _PICTURE_HEIGHT / height), _PICTURE_HEIGHT)), np.uint8)
+
+
+def _captioned(picture: UInt8[np.ndarray, "H W 3"], text: str) -> UInt8[np.ndarray, "K W 3"]:
+    """The picture with lines of text below it."""
+    width = picture.shape[1]
+    lines: Sequence[str] = textwrap.wrap(text, max(20, int(width / 7.6)))
+    strip = np.full((20 * len(lines) + 8, width, 3), 255, np.uint8)
+    for number, line in enumerate(lines):
+        place = (6, 18 + 20 * number)
+        cv2.putText(strip, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([picture, strip])
 
 
 def _outline(

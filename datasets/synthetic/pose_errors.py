@@ -50,13 +50,40 @@ def pose_errors(
     surface = (vertices - joints[:, :1]) - (true_vertices - true_joints[:, :1])
     return PoseErrors(
         mpjpe_mm=_MM * _mean_distance(centred - true_centred),
-        pa_mpjpe_mm=_MM * np.array([_aligned_error(a, b) for a, b in zip(joints, true_joints, strict=True)]),
+        pa_mpjpe_mm=aligned_errors_mm(joints, true_joints),
         pve_mm=_MM * _mean_distance(surface),
         translation_mm=_MM * np.linalg.norm(joints[:, 0] - true_joints[:, 0], axis=-1),
         orientation_deg=_orientation_error(estimate, truth, turn),
         acceleration_mm=_MM * _acceleration_error(joints, true_joints, frame_indices),
         shape_mm=_MM * _shape_error(body, estimate, truth),
     )
+
+
+def camera_joints(
+    body: BodyModel, params: BodyParams, world_to_camera: Float64[np.ndarray, "N 4 4"]
+) -> Float64[np.ndarray, "N 22 3"]:
+    """The body joints in camera coordinates, metres."""
+    joints = body.pose(params).joints.numpy()[:, :NUM_BODY_JOINTS].astype(np.float64)
+    moved: np.ndarray = np.einsum("nij,nkj->nki", world_to_camera[:, :3, :3], joints) + world_to_camera[:, None, :3, 3]
+    return moved
+
+
+def joint_angles_rad(estimate: BodyParams, truth: BodyParams) -> Float64[np.ndarray, "N 22"]:
+    """Angle between estimated and true rotation of each body joint to its parent (the root's: to the camera)."""
+    found, wanted = (
+        np.concatenate([p.global_orient[:, None], p.body_pose], axis=1).reshape(-1, 3).astype(np.float64)
+        for p in (estimate, truth)
+    )
+    between = Rotation.from_rotvec(wanted).inv() * Rotation.from_rotvec(found)
+    angles: np.ndarray = between.magnitude().reshape(-1, NUM_BODY_JOINTS)
+    return angles
+
+
+def aligned_errors_mm(
+    joints: Float64[np.ndarray, "N K 3"], truth: Float64[np.ndarray, "N K 3"]
+) -> Float64[np.ndarray, " N"]:
+    """PA-MPJPE per frame of joints in metres."""
+    return _MM * np.array([_aligned_error(a, b) for a, b in zip(joints, truth, strict=True)])
 
 
 def similarity_aligned(

@@ -92,6 +92,10 @@ class TrackStage:
         for number in range(len(dense)):
             yield self._track_or_reject(record, number, dense, sampled, keys, detections, fps)
 
+    def sampled_frames(self, first_frame: int, end_frame: int, fps: float) -> Int64[np.ndarray, " N"]:
+        """The frames of a clip that are looked at; the rest of the chain knows no others."""
+        return np.arange(first_frame, end_frame, self._sampling_step(fps), dtype=np.int64)[: self.max_frames]
+
     def weight_digests(self) -> Sequence[str]:
         detector = load_backend("detector", self.detector).weight_digests()
         face = () if self.face is None else load_backend("face", self.face).weight_digests()
@@ -99,9 +103,11 @@ class TrackStage:
 
     def _sampled_frames(self, clip: Clip) -> tuple[Int64[np.ndarray, " N"], float]:
         """Absolute indices of the sampled frames, and their rate in Hz."""
-        step = max(1, round(clip.video.fps / self.sample_fps))
-        indices = np.arange(clip.first_frame, clip.end_frame, step, dtype=np.int64)
-        return indices[: self.max_frames], clip.video.fps / step
+        indices = self.sampled_frames(clip.first_frame, clip.end_frame, clip.video.fps)
+        return indices, clip.video.fps / self._sampling_step(clip.video.fps)
+
+    def _sampling_step(self, fps: float) -> int:
+        return max(1, round(fps / self.sample_fps))
 
     def _detection_step(self, fps: float) -> int:
         """Sampled frames from one detection to the next."""

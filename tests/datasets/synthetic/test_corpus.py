@@ -169,9 +169,10 @@ def test_known_errors_are_measured(corpus: Path, body: BodyModel, tmp_path: Path
     summary = bent.summary()
     # One wrong wrist: the alignment that is best in squares spreads its error over all joints.
     assert 1 < summary["pa_mpjpe_mm"] < 40 and 2 < summary["mpjpe_mm"] < 15 and summary["pve_mm"] > 1
-    paths = write_report(bent, Manifest.load(tmp_path / "b" / "manifest.parquet"), truths, body, tmp_path / "out")
-    assert json.loads(paths[0].read_text())["summary"]["mpjpe_mm"] == pytest.approx(summary["mpjpe_mm"])
-    assert len(paths) == 3 and all(path.stat().st_size > 1000 for path in paths[1:])
+    report = write_report(bent, Manifest.load(tmp_path / "b" / "manifest.parquet"), truths, body, tmp_path / "out")
+    assert json.loads(report.json.read_text())["summary"]["mpjpe_mm"] == pytest.approx(summary["mpjpe_mm"])
+    assert len(report.worst) == 2 and all(fit.picture.stat().st_size > 1000 for fit in report.worst)
+    assert "left arm" in report.worst[0].diagnosis.sentence
 
 
 def test_foreign_corpora_are_refused(corpus: Path, body: BodyModel, tmp_path: Path) -> None:
