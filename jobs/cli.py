@@ -18,10 +18,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fsck": ("curate", "fsck"),
     "synthesize": ("synthesize", "synthesize"),
     "evaluate-curation": ("evaluate_curation", "evaluate_curation"),
+    "calibrate-gates": ("calibrate_gates", "calibrate_gates"),
     "train": ("train", "train"),
     "evaluate": ("evaluate", "evaluate"),
     "study": ("study", "study"),
     "animate": ("animate", "animate"),
+    "view": ("view", "view"),
     "model": ("model", "app"),
     "demo": ("demo", "demo"),
 }

@@ -1,12 +1,11 @@
 """One reconstructed person: canonical Gaussians with the person's shape, posed at will, exported with a rig.
 
-The exported cloud stands in the zero pose (T-pose) of SMPL-X with the person's shape, y up. The rig beside it holds
-what linear blend skinning needs: per-Gaussian joint weights, rest joints, the joint tree and expression directions.
+The exported cloud stands in the zero pose (T-pose) of SMPL-X with the person's shape, y up; see `rig` for what lies
+beside it.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +13,13 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from lhmforge.datasets import storage
 from lhmforge.datasets.batch import BodyBatch
-from lhmforge.datasets.body.joints import JOINT_NAMES
 from lhmforge.datasets.body.motion_file import with_expression_size
 from lhmforge.datasets.body.params import BodyParams
-from lhmforge.datasets.codecs import encode_npz
 from lhmforge.lhm_model.gaussians import CanonicalGaussians, PosedGaussians
 from lhmforge.lhm_model.model import LHM
 from lhmforge.lhm_model.ply import GaussianCloud, write_ply
-
-RIG_VERSION = 1
+from lhmforge.lhm_model.rig import AVATAR_FILE, Rig, write_rig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,28 +49,26 @@ class Avatar:
 
 def write_avatar(folder: Path, avatar: Avatar) -> tuple[Path, Path]:
     """Writes `avatar.ply` and `rig.npz` (with `rig.json` naming joints and arrays); returns the first two."""
-    cloud_path, rig_path = folder / "avatar.ply", folder / "rig.npz"
+    cloud_path = folder / AVATAR_FILE
     write_ply(cloud_path, avatar.rest_cloud())
+    return cloud_path, write_rig(folder, rig_of(avatar))
+
+
+def rig_of(avatar: Avatar) -> Rig:
+    """What poses the avatar's rest cloud like the model does."""
     skinner = avatar.model.skinner
     betas = torch.from_numpy(_fit_length(avatar.betas, skinner.shapedirs.shape[-1])).to(skinner.rest.device)
     joints = skinner.joints_template + torch.einsum("s,jcs->jc", betas, skinner.joints_shapedirs)
-    arrays = {
-        "version": np.array(RIG_VERSION, np.int64),
-        "weights": skinner.weights.cpu().numpy(),
-        "joints_rest_m": joints.cpu().numpy(),
-        "parents": np.array(skinner.parents, np.int64),
-        "expression_directions_m": skinner.exprdirs.cpu().numpy(),
-        "betas": betas.cpu().numpy(),
-    }
-    storage.publish(rig_path, (encode_npz(arrays),))
-    description = {
-        "version": RIG_VERSION,
-        "joint_names": list(JOINT_NAMES),
-        "arrays": {name: list(array.shape) for name, array in arrays.items()},
-        "pose": "zero pose of SMPL-X with the person's betas; metres, y up, facing +z; row i: vertex i of the ply",
-    }
-    storage.publish(folder / "rig.json", (json.dumps(description, indent=1).encode() + b"\n",))
-    return cloud_path, rig_path
+    # The release's mode does not let joints follow the expression; the rig then holds zeros.
+    follow = torch.zeros_like(skinner.joints_exprdirs) if skinner.compat else skinner.joints_exprdirs
+    return Rig(
+        weights=skinner.weights.cpu().numpy(),
+        joints_rest_m=joints.cpu().numpy(),
+        parents=np.array(skinner.parents, np.int64),
+        expression_directions_m=skinner.exprdirs.cpu().numpy(),
+        joint_expression_directions_m=follow.cpu().numpy(),
+        betas=betas.cpu().numpy(),
+    )
 
 
 def _fit_length(values: Float32[np.ndarray, " A"], length: int) -> Float32[np.ndarray, " B"]:
