@@ -124,7 +124,9 @@ def read_rig(path: Path) -> Rig:
         raise BodyError(f"{path}: not a readable npz of plain arrays ({error})") from error
     version = arrays.pop("version", np.zeros(1)).ravel()
     if version.tolist() != [RIG_VERSION]:
-        raise BodyError(f"{path}: version {version.tolist()}, this program reads {RIG_VERSION}; run `lhmforge animate` again")
+        raise BodyError(
+            f"{path}: version {version.tolist()}, this program reads {RIG_VERSION}; run `lhmforge animate` again"
+        )
     expected = {field.name for field in fields(Rig)}
     if set(arrays) != expected:
         raise BodyError(f"{path}: expected the arrays {sorted(expected)}, found {sorted(arrays)}")
