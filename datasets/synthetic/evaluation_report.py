@@ -156,7 +156,7 @@ def _picture(
 def _captioned(picture: UInt8[np.ndarray, "H W 3"], text: str) -> UInt8[np.ndarray, "K W 3"]:
     """The picture with lines of text below it."""
     width = picture.shape[1]
-    lines: Sequence[str] = textwrap.wrap(text, max(20, int(width / 7.6)))
+    lines: Sequence[str] = textwrap.wrap(text, max(20, int(width / 6.4)))
     strip = np.full((20 * len(lines) + 8, width, 3), 255, np.uint8)
     for number, line in enumerate(lines):
         place = (6, 18 + 20 * number)

@@ -15,8 +15,18 @@ from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.body.resolve import body_path
 from lhmforge.datasets.errors import BodyError
 from lhmforge.datasets.records import FittedTrack, GatedTrack, Reject, TrackScores
-from lhmforge.pipelines.fitting.track_scores import score_track
+from lhmforge.pipelines.fitting.track_scores import matte_overlaps, score_track
 from lhmforge.pipelines.stage import StageContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateCheck:
+    """A limit on one of the `TrackScores`: a minimum, or a maximum."""
+
+    reason: str
+    score: str
+    limit: float
+    is_minimum: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +53,8 @@ class GateStage:
     min_sharpness: float = 4.0
     max_shape_norm: float = 2.5
     max_frame_reprojection: float = 0.035  # of one frame, as a share of its box height: where a limb flew off
+    min_frame_matte_iou: float = 0.0  # of one frame, matte against the body's silhouette; 0: not looked at
+    min_good_share: float = 0.0  # of a track's frames
     mask_frames: int = 8
     sharpness_frames: int = 6
 
@@ -53,8 +65,8 @@ class GateStage:
         scores = score_track(
             record, model, context, mask_frames=self.mask_frames, sharpness_frames=self.sharpness_frames
         )
-        frame_ok = self.good_frames(record)
-        failure = self.first_failure(scores) or self._frame_failure(frame_ok)
+        frame_ok = self.good_frames(record, model)
+        failure = self.failure(scores, frame_ok)
         if failure is None:
             yield GatedTrack(fitted=record, scores=scores, frame_ok=frame_ok)
             return
@@ -65,40 +77,57 @@ class GateStage:
     def weight_digests(self) -> Sequence[str]:
         return (_body_model(self.body).digest,)
 
+    @property
+    def checks(self) -> tuple[GateCheck, ...]:
+        """The checks on a track's scores, in their order."""
+        rows = (
+            ("too_few_frames", "num_frames", self.min_frames, True),
+            ("too_small", "height_px", self.min_height_px, True),
+            ("low_detection", "detection", self.min_detection, True),
+            ("low_coverage", "coverage", self.min_coverage, True),
+            ("high_reprojection", "reprojection", self.max_reprojection, False),
+            ("low_matte_iou", "matte_iou", self.min_matte_iou, True),
+            ("jittery", "jitter", self.max_jitter, False),
+            ("blurry", "sharpness", self.min_sharpness, True),
+            ("odd_shape", "shape_norm", self.max_shape_norm, False),
+        )
+        return tuple(
+            GateCheck(reason=reason, score=score, limit=float(limit), is_minimum=is_minimum)
+            for reason, score, limit, is_minimum in rows
+        )
+
+    def failure(self, scores: TrackScores, frame_ok: Bool[np.ndarray, " N"]) -> tuple[str, str] | None:
+        """Why a track is turned down, as reason code and sentence; None where it is not."""
+        return self.first_failure(scores) or self._frame_failure(frame_ok)
+
     def first_failure(self, scores: TrackScores) -> tuple[str, str] | None:
         """The first check that `scores` fail, as reason code and sentence; None where all pass."""
-        checks = (  # sign +1: the score must be at least the limit; -1: at most
-            ("too_few_frames", "num_frames", self.min_frames, 1),
-            ("too_small", "height_px", self.min_height_px, 1),
-            ("low_detection", "detection", self.min_detection, 1),
-            ("low_coverage", "coverage", self.min_coverage, 1),
-            ("high_reprojection", "reprojection", self.max_reprojection, -1),
-            ("low_matte_iou", "matte_iou", self.min_matte_iou, 1),
-            ("jittery", "jitter", self.max_jitter, -1),
-            ("blurry", "sharpness", self.min_sharpness, 1),
-            ("odd_shape", "shape_norm", self.max_shape_norm, -1),
-        )
-        for reason, name, limit, sign in checks:
-            value: float = getattr(scores, name)
-            if not math.isnan(value) and sign * value < sign * limit:
-                bound = "at least" if sign > 0 else "at most"
-                return reason, f"{name} is {value:.4g}, the gate asks for {bound} {limit:.4g}"
+        for check in self.checks:
+            value: float = getattr(scores, check.score)
+            sign = 1 if check.is_minimum else -1
+            if not math.isnan(value) and sign * value < sign * check.limit:
+                bound = "at least" if check.is_minimum else "at most"
+                return check.reason, f"{check.score} is {value:.4g}, the gate asks for {bound} {check.limit:.4g}"
         return None
 
-    def good_frames(self, record: FittedTrack) -> Bool[np.ndarray, " N"]:
-        """Frames with seen keypoints, a small enough reprojection error, and the body before the camera."""
+    def good_frames(self, record: FittedTrack, model: BodyModel) -> Bool[np.ndarray, " N"]:
+        """Frames with seen keypoints, a small enough reprojection error, and a matte that the body fills."""
         boxes = record.track.boxes_px
         heights = np.maximum(boxes[:, 3] - boxes[:, 1], 1.0)
         error = record.reprojection_px / heights
         close = np.isfinite(error) & (np.nan_to_num(error, nan=np.inf) <= self.max_frame_reprojection)
         result: np.ndarray = close & (heights >= self.min_height_px)
+        if self.min_frame_matte_iou > 0:
+            places = np.flatnonzero(result)
+            overlaps = matte_overlaps(record, model, places)
+            result[places[overlaps < self.min_frame_matte_iou]] = False
         return result
 
     def _frame_failure(self, frame_ok: Bool[np.ndarray, " N"]) -> tuple[str, str] | None:
-        count = int(frame_ok.sum())
-        if count >= self.min_frames:
+        count, needed = int(frame_ok.sum()), max(self.min_frames, math.ceil(self.min_good_share * len(frame_ok)))
+        if count >= needed:
             return None
-        return "too_few_good_frames", f"{count} of {len(frame_ok)} frames are good, the gate asks for {self.min_frames}"
+        return "too_few_good_frames", f"{count} of {len(frame_ok)} frames are good, the gate asks for {needed}"
 
 
 @lru_cache(maxsize=2)
