@@ -101,16 +101,30 @@ class TrainingDraws:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationDraws:
-    """Every sample once, in order; runs of `batch_size`, the last one shorter."""
+    """The samples of `order`, one after the other; runs of `batch_size`, the last one may be shorter."""
 
-    num_samples: int
+    order: Int64[np.ndarray, " N"]
     batch_size: int
 
     def of_worker(self, worker: int, num_workers: int) -> Iterator[Draw]:
         """Every `num_workers`-th run, beginning with the `worker`-th."""
-        for start in range(worker * self.batch_size, self.num_samples, num_workers * self.batch_size):
-            for number in range(start, min(start + self.batch_size, self.num_samples)):
-                yield Draw(number=number, sample=number)
+        for start in range(worker * self.batch_size, len(self.order), num_workers * self.batch_size):
+            for number in range(start, min(start + self.batch_size, len(self.order))):
+                yield Draw(number=number, sample=int(self.order[number]))
+
+
+def evaluation_order(num_samples: int, *, batch_size: int, rank: int, world_size: int) -> Int64[np.ndarray, " N"]:
+    """The samples that `rank` judges: every `world_size`-th batch from its own on.
+
+    With several ranks each gets equally many full batches (a sharded model needs all of them at every batch), so some
+    samples come again; alone, every sample comes once.
+    """
+    numbers = np.arange(num_samples, dtype=np.int64)
+    if world_size == 1:
+        return numbers
+    num_batches = -(-num_samples // (batch_size * world_size))
+    padded = np.resize(numbers, num_batches * world_size * batch_size)
+    return padded.reshape(num_batches, world_size, batch_size)[:, rank].reshape(-1)
 
 
 def _require_shards(manifest: Manifest, rows: pd.DataFrame) -> None:

@@ -45,8 +45,16 @@ class BodyError(ForgeError):
     """A body model file is missing, is not in SMPL-X npz form, or does not match what it is used with."""
 
 
+class ScanError(ForgeError):
+    """A scan cannot be read, has no colours, or does not fit the body parameters given for it."""
+
+
 class DivergenceError(ForgeError):
     """Training met a loss or gradient that is not finite; the message names the samples."""
+
+
+class DeviceMemoryError(ForgeError):
+    """The GPU is too small for what was asked of it; the message says what to lower."""
 
 
 class PhotoError(ForgeError):

@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from lhmforge.datasets.batch import Batch
 from lhmforge.datasets.collate import BatchItem, collate, to_batch
-from lhmforge.datasets.draws import Draw, EvaluationDraws, SampleIndex, TrainingDraws, build_index
+from lhmforge.datasets.draws import Draw, EvaluationDraws, SampleIndex, TrainingDraws, build_index, evaluation_order
 from lhmforge.datasets.errors import ConfigError, ForgeError, ShardError
 from lhmforge.datasets.keyed import ids_digest
 from lhmforge.datasets.manifest import Manifest
@@ -114,13 +114,17 @@ class BatchLoader:
         }
 
 
-def evaluation_batches(config: LoaderConfig, manifest: Manifest, ids: Sequence[str]) -> Iterator[Batch]:
+def evaluation_batches(
+    config: LoaderConfig, manifest: Manifest, ids: Sequence[str], *, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
     """Every sample once, in the order of `ids`; the last batch may be smaller. Nothing is random.
 
-    Source: the first frontal frame; targets: spread over time; white background. Raises `ShardError` as `BatchLoader`.
+    Several ranks share the samples and get equally many batches, so that some samples come twice. Source: the first
+    frontal frame; targets: spread over time; white background. Raises `ShardError` as `BatchLoader`.
     """
     index = build_index(manifest, ids)
-    draws = EvaluationDraws(num_samples=len(index), batch_size=config.batch_size)
+    order = evaluation_order(len(index), batch_size=config.batch_size, rank=rank, world_size=world_size)
+    draws = EvaluationDraws(order=order, batch_size=config.batch_size)
     yield from _batches(draws, _ItemMaker(index, config, train=False), config)
 
 

@@ -48,14 +48,13 @@ class HardwareConfig:
     threads_per_worker: int = 1
     strategy: Strategy = "ddp"
     compile: bool = False
+    checkpoint_blocks: bool = False  # recompute transformer blocks in the backward pass; only where memory needs it
     attention: Kernel = "auto"
     max_failures: int = 2  # worker losses that Ray recovers from
 
     def __post_init__(self) -> None:
         if self.num_workers < 0 or self.threads_per_worker < 1:
             raise ConfigError("hardware: num_workers must not be negative, threads_per_worker must be at least 1")
-        if self.strategy == "fsdp":
-            raise ConfigError("hardware.strategy: fsdp cannot write checkpoints yet (shards are not gathered); use ddp")
 
     @property
     def world_size(self) -> int:
@@ -76,6 +75,7 @@ class TrainConfig:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     perceptual: Literal["alex", "vgg"] = "alex"
     body: str | None = None  # SMPL-X npz of the user; None: the embedded free body
+    init: str | None = None  # checkpoint, export or import whose weights and query points the run starts from
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,6 +89,8 @@ class TrainConfig:
         """Names what is computed: equal for runs that differ only in hardware or in where the manifest lies."""
         # As JSON, because bfloat16 with the default hardware would be refused as a configuration.
         settings = {field.name: to_json(getattr(self, field.name)) for field in fields(self)}
+        if self.init is None:
+            del settings["init"]  # the name of a run that began before the field existed stays
         settings["data"] = to_json(replace(self.data, manifest=""))
         settings["hardware"] = to_json(HardwareConfig())
         return fingerprint(settings)

@@ -19,7 +19,8 @@ from lhmforge.datasets.loader import evaluation_batches
 from lhmforge.datasets.manifest import Manifest
 from lhmforge.jobs.config import TrainConfig
 from lhmforge.jobs.training_data import choose_data
-from lhmforge.lhm_model.checkpoint import load_model, read_record, resolve_checkpoint
+from lhmforge.lhm_model.checkpoint import read_record, resolve_checkpoint
+from lhmforge.lhm_model.checkpoint_read import load_model
 from lhmforge.lhm_model.evaluate import Evaluation, FaceEmbedder, evaluate
 from lhmforge.lhm_model.perceptual import load_perceptual
 

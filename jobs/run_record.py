@@ -64,8 +64,12 @@ class RunFolder:
         return self.root / "evaluation.json"
 
     @property
-    def divergence(self) -> Path:
-        return self.root / "divergence.txt"
+    def fatal(self) -> Path:
+        return self.root / "fatal.json"
+
+    @property
+    def exported(self) -> Path:
+        return self.root / "model.safetensors"
 
     @property
     def record(self) -> Path:

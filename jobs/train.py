@@ -13,13 +13,15 @@ from tqdm import tqdm
 
 from lhmforge.datasets import storage
 from lhmforge.datasets.config_json import differences, from_json, to_json
-from lhmforge.datasets.errors import CheckpointError, ConfigError, DivergenceError
+from lhmforge.datasets.errors import CheckpointError, ConfigError
 from lhmforge.jobs.config import TrainConfig
+from lhmforge.jobs.fatal import raise_fatal
 from lhmforge.jobs.metrics_log import Entry, Follower
 from lhmforge.jobs.run_record import RunFolder, RunRecord, git_revision, load_record, save_record
 from lhmforge.jobs.tracking import TrackedRun, TrackingTarget, local_target
 from lhmforge.jobs.training_data import TrainingData, choose_data
 from lhmforge.lhm_model.checkpoint import latest_checkpoint, read_record
+from lhmforge.lhm_model.checkpoint_read import export_model
 from lhmforge.lhm_model.train_loop import num_passes
 
 _log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ def run_training(
     Raises:
         ConfigError: the folder holds another run, or a run and `resume` is off.
         DivergenceError: a loss or gradient was not finite.
+        DeviceMemoryError: the GPU is too small; says which settings to lower.
         ForgeError: anything else the user can fix (manifest, shards, body, weights).
     """
     folder = RunFolder(output)
@@ -58,12 +61,12 @@ def run_training(
         bar = stack.enter_context(tqdm(total=config.loop.num_steps, desc=f"train {output.name}", unit="step"))
         try:
             with Follower(folder.metrics, _Mirror(opening, bar)):
-                _launch(config, folder)
-            _raise_divergence(folder)
+                _launch_and_listen(config, folder)
         except BaseException:
             opening.result().finish(failed=True)
             raise
         record = _make_record(config, data, folder)
+        export_model(folder.checkpoints, folder.exported)
         save_record(record, folder.record)
         _finish_tracking(opening.result(), folder)
     return record
@@ -81,6 +84,14 @@ class _Mirror:
         if shown:
             self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
         self._opening.result().metrics(entry.step, entry.values, time_s=entry.time_s)
+
+
+def _launch_and_listen(config: TrainConfig, folder: RunFolder) -> None:
+    """Runs the workers; what one of them wrote down as fatal says more than that it was lost."""
+    try:
+        _launch(config, folder)
+    finally:
+        raise_fatal(folder)
 
 
 def _launch(config: TrainConfig, folder: RunFolder) -> None:
@@ -111,14 +122,9 @@ def _enter_folder(config: TrainConfig, folder: RunFolder, resume: bool) -> RunRe
         if record is not None:
             _log.info("%s is finished already", folder.root)
             return record
-        folder.divergence.unlink(missing_ok=True)
+        folder.fatal.unlink(missing_ok=True)
     storage.publish(folder.config, (json.dumps(to_json(config), indent=1).encode() + b"\n",))
     return None
-
-
-def _raise_divergence(folder: RunFolder) -> None:
-    if folder.divergence.is_file():
-        raise DivergenceError(folder.divergence.read_text())
 
 
 def _make_record(config: TrainConfig, data: TrainingData, folder: RunFolder) -> RunRecord:

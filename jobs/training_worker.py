@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,16 +19,19 @@ from lhmforge.datasets.config_json import to_json
 from lhmforge.datasets.errors import DivergenceError
 from lhmforge.datasets.loader import BatchLoader, evaluation_batches
 from lhmforge.jobs.config import TrainConfig
+from lhmforge.jobs.fatal import fatal_errors_told
 from lhmforge.jobs.metrics_log import MetricsLog
 from lhmforge.jobs.run_record import RunFolder
 from lhmforge.jobs.training_data import TrainingData, choose_data
-from lhmforge.lhm_model.checkpoint import CheckpointOrigin, latest_checkpoint, restore_checkpoint, save_checkpoint
-from lhmforge.lhm_model.evaluate import evaluate
+from lhmforge.lhm_model.checkpoint import CheckpointOrigin, latest_checkpoint
+from lhmforge.lhm_model.checkpoint_read import initial_model, restore_checkpoint
+from lhmforge.lhm_model.checkpoint_write import CheckpointWriter
+from lhmforge.lhm_model.evaluate import Evaluation, evaluate, shared_evaluation
 from lhmforge.lhm_model.losses import LossConfig, PointParts, compute_losses
 from lhmforge.lhm_model.model import LHM
 from lhmforge.lhm_model.network import compile_blocks
 from lhmforge.lhm_model.optim import AveragedWeights, build_optimizer
-from lhmforge.lhm_model.parallel import ProcessGroup, spread
+from lhmforge.lhm_model.parallel import ProcessGroup, spread, unwrap
 from lhmforge.lhm_model.perceptual import Perceptual, load_perceptual
 from lhmforge.lhm_model.throughput import utilisation
 from lhmforge.lhm_model.train_loop import ObjectiveValue, TrainState, train_loop
@@ -42,14 +46,27 @@ def train_worker(
 ) -> None:
     """Trains from the newest checkpoint in `folder` (or from scratch) to the last step.
 
-    `announce` is called on every process whenever a checkpoint was published. A divergence, which all processes meet
-    at once, is written to `folder.divergence` for the driver, since starting the workers again would not cure it.
+    `announce` is called on every process whenever a checkpoint was begun. What starting the workers again would not
+    cure is written to `folder.fatal` for the driver: a divergence, which all processes meet at once and which ends
+    them quietly, and a full GPU, which is raised as `DeviceMemoryError`.
     """
+    if folder.fatal.is_file():
+        return  # an earlier start of these workers met what no start cures
+    try:
+        with fatal_errors_told(config, folder):
+            _train(config, folder, group=group, device=device, announce=announce)
+    except DivergenceError as error:
+        _log.error("rank %d stops: %s", group.rank, error)
+
+
+def _train(
+    config: TrainConfig, folder: RunFolder, *, group: ProcessGroup, device: torch.device, announce: Announce
+) -> None:
     training = new_training(config, group=group, device=device)
     state = training.state
     newest = latest_checkpoint(folder.checkpoints)
     if newest is not None:
-        restore_checkpoint(newest, state, training.origin)
+        restore_checkpoint(newest, state, training.origin, group=group)
         _log.info("rank %d continues at step %d from %s", group.rank, state.counters.step, newest)
     reporter = _FolderReporter(config, folder, training, device=device, group=group, announce=announce)
     try:
@@ -64,9 +81,8 @@ def train_worker(
             device=device,
             reporter=reporter,
         )
-    except DivergenceError as error:
-        if group.rank == 0:
-            storage.publish(folder.divergence, (str(error).encode(),))
+    finally:
+        reporter.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +110,7 @@ def new_training(config: TrainConfig, *, group: ProcessGroup, device: torch.devi
         state=state,
         objective=LossObjective(config.loss, PointParts.from_skinning(model.skinner.weights), perceptual),
         perceptual=perceptual,
-        origin=_origin(config, body, group),
+        origin=_origin(config, body, model.points_digest, group),
     )
 
 
@@ -125,11 +141,11 @@ class _FolderReporter:
         announce: Announce,
     ) -> None:
         self._config, self._folder, self._training = config, folder, training
-        self._device, self._announce, self._world_size = device, announce, group.world_size
-        self._is_first = group.rank == 0
+        self._device, self._announce, self._group = device, announce, group
         first_step = training.state.counters.step
-        self._log = MetricsLog(folder.metrics, from_step=first_step) if self._is_first else None
+        self._log = MetricsLog(folder.metrics, from_step=first_step) if group.rank == 0 else None
         self._latest: dict[str, float] = {}
+        self._writer = CheckpointWriter(folder.checkpoints, training.origin, group=group, retention=config.retention)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         values = {**values, **self._device_use(values.get("samples_per_s"))}
@@ -142,13 +158,14 @@ class _FolderReporter:
         if samples_per_s is None or self._device.type != "cuda":
             return {}
         use = {"gpu_peak_gb": torch.cuda.max_memory_allocated(self._device) / 1e9}
-        mfu = utilisation(self._config.model, samples_per_s / self._world_size, self._device)
+        mfu = utilisation(self._config.model, samples_per_s / self._group.world_size, self._device)
         return use if mfu is None else {**use, "mfu": mfu}
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        if not self._is_first:
-            return {}
-        batches = evaluation_batches(self._config.loader, self._training.data.manifest, self._training.data.eval_ids)
+        data, group = self._training.data, self._group
+        batches = evaluation_batches(
+            self._config.loader, data.manifest, data.eval_ids, rank=group.rank, world_size=group.world_size
+        )
         model = state.bare_model
         assert isinstance(model, LHM)
         sheet = self._folder.renders / f"step_{state.counters.step:08d}.png"
@@ -158,37 +175,57 @@ class _FolderReporter:
                 batches,
                 perceptual=self._training.perceptual,
                 device=self._device,
-                sheet=sheet,
+                sheet=sheet if group.rank == 0 else None,
                 precision=self._config.loop.precision,
             )
-        table = {"step": state.counters.step, "means": result.means, "samples": to_json(result.rows)}
-        storage.publish(self._folder.evaluation, (json.dumps(table, indent=1).encode() + b"\n",))
+        result = shared_evaluation(result, data.eval_ids, group)
+        if group.rank == 0:
+            self._write_evaluation(state.counters.step, result)
         return {f"eval_{name}": value for name, value in result.means.items()}
 
+    def _write_evaluation(self, step: int, result: Evaluation) -> None:
+        table = {"step": step, "means": result.means, "samples": to_json(result.rows)}
+        storage.publish(self._folder.evaluation, (json.dumps(table, indent=1).encode() + b"\n",))
+
     def checkpoint(self, state: TrainState, scores: Mapping[str, float]) -> None:
-        if self._is_first:
-            save_checkpoint(
-                self._folder.checkpoints, state, self._training.origin, scores=scores, retention=self._config.retention
-            )
+        self._writer.save(state, scores)
         self._announce(self._latest)
+
+    def close(self) -> None:
+        """Returns when everything is on disk."""
+        self._writer.close()
 
 
 def _new_state(
     config: TrainConfig, data: TrainingData, body: BodyModel, group: ProcessGroup, device: torch.device
 ) -> TrainState:
     """Model, optimiser and data stream at step 0; all processes start from the same weights."""
-    torch.manual_seed(config.seed)
-    bare = LHM(config.model, body).to(device)
+    bare = _new_model(config, body).to(device)
     bare.set_attention_kernel(config.hardware.attention)
-    average = AveragedWeights(bare, config.optim.ema_decay) if config.optim.ema_decay else None
     if config.hardware.compile:
         compile_blocks(bare)
-    model = spread(bare, strategy=config.hardware.strategy, group=group, device=device)
+    model = spread(
+        bare,
+        strategy=config.hardware.strategy,
+        group=group,
+        device=device,
+        half_blocks=config.loop.precision == "bfloat16",
+    )
+    average = AveragedWeights(unwrap(model), config.optim.ema_decay) if config.optim.ema_decay else None
     loader = BatchLoader(config.loader, data.manifest, data.train_ids, rank=group.rank, world_size=group.world_size)
     return TrainState(model=model, optimizer=build_optimizer(model, config.optim), batches=loader, average=average)
 
 
-def _origin(config: TrainConfig, body: BodyModel, group: ProcessGroup) -> CheckpointOrigin:
+def _new_model(config: TrainConfig, body: BodyModel) -> LHM:
+    torch.manual_seed(config.seed)
+    recompute = config.hardware.checkpoint_blocks or config.model.checkpoint_blocks
+    settings = replace(config.model, checkpoint_blocks=recompute)
+    if config.init is None:
+        return LHM(settings, body)
+    return initial_model(Path(config.init), settings, body)
+
+
+def _origin(config: TrainConfig, body: BodyModel, points_digest: str, group: ProcessGroup) -> CheckpointOrigin:
     model_config, run_config = to_json(config.model), to_json(config)
     assert isinstance(model_config, dict) and isinstance(run_config, dict)
     return CheckpointOrigin(
@@ -197,4 +234,6 @@ def _origin(config: TrainConfig, body: BodyModel, group: ProcessGroup) -> Checkp
         body_digest=body.digest,
         model_config=model_config,
         run_config=run_config,
+        fingerprint=config.fingerprint,
+        points_digest=points_digest,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from lhmforge.datasets.batch import Batch
+from lhmforge.datasets.config_json import from_json, to_json
 from lhmforge.lhm_model.losses import on_white
 from lhmforge.lhm_model.metrics import ViewScores, face_consistency, score_views
 from lhmforge.lhm_model.model import LHM, LHMOutput
+from lhmforge.lhm_model.parallel import ProcessGroup
 from lhmforge.lhm_model.perceptual import Perceptual
 from lhmforge.lhm_model.train_loop import Precision
 
@@ -93,6 +96,15 @@ def evaluate(
     return Evaluation(
         rows=tuple(rows), means=_means(rows), seconds_per_image=seconds / len(rows), peak_memory_bytes=peak
     )
+
+
+def shared_evaluation(own: Evaluation, ids: Sequence[str], group: ProcessGroup) -> Evaluation:
+    """The evaluation of `ids` from what each process of `group` judged; a sample judged twice counts once."""
+    told = group.gather_strings([json.dumps(to_json(row)) for row in own.rows])
+    rows = [from_json(SampleScores, json.loads(text), where="scores") for text in told]
+    by_id = {row.sample_id: row for row in reversed(rows)}
+    ordered = [by_id[sample_id] for sample_id in ids]
+    return replace(own, rows=tuple(ordered), means=_means(ordered))
 
 
 def _rows(scores: ViewScores, batch: Batch, faces: list[tuple[float | None, int]]) -> list[SampleScores]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lhmforge.datasets.errors import ConfigError
+from lhmforge.lhm_model.parallel import local
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 class AveragedWeights:
-    """Exponential moving average of a model's trainable parameters; `swap` exchanges it with the live weights."""
+    """Exponential moving average of a model's trainable parameters; `swap` exchanges it with the live weights.
+
+    A sharded model gets sharded averages; make them after sharding.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
@@ -93,22 +97,21 @@ class AveragedWeights:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the average towards the weights of `model` by `1 - decay`."""
-        live = [(self._average[name], p.detach()) for name, p in model.named_parameters() if p.requires_grad]
-        torch._foreach_lerp_([average for average, _ in live], [value for _, value in live], 1 - self._decay)
+        live = [p.detach() for p in model.parameters() if p.requires_grad]
+        # An average of parts is a part of the average: each process moves what it holds.
+        averages = [local(average) for average in self._average.values()]
+        torch._foreach_lerp_(averages, [local(value) for value in live], 1 - self._decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
         """Exchanges live and averaged weights; calling it twice restores both."""
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                live = parameter.detach().clone()
-                parameter.copy_(self._average[name])
-                self._average[name].copy_(live)
+                held, average = local(parameter.detach()), local(self._average[name])
+                live = held.clone()
+                held.copy_(average)
+                average.copy_(live)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The averages themselves: writing to them changes this object."""
         return dict(self._average)
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        assert state.keys() == self._average.keys(), "averaged weights belong to another model"
-        for name, value in state.items():
-            self._average[name].copy_(value)

@@ -9,6 +9,8 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 Strategy = Literal["ddp", "fsdp"]
@@ -36,6 +38,9 @@ class ProcessGroup(Protocol):
     def barrier(self) -> None:
         """Returns when every process has called it."""
 
+    def side_group(self) -> dist.ProcessGroup | None:
+        """A new group of the same processes on the CPU, for work beside training; None for a single process."""
+
 
 class SingleProcess:
     """A run of one process."""
@@ -53,6 +58,9 @@ class SingleProcess:
         return list(values)
 
     def barrier(self) -> None:
+        return None
+
+    def side_group(self) -> dist.ProcessGroup | None:
         return None
 
 
@@ -81,14 +89,22 @@ class TorchGroup:
     def barrier(self) -> None:
         dist.barrier()
 
+    def side_group(self) -> dist.ProcessGroup | None:
+        # Never the group that gradients travel in: a thread's messages there could overtake the loop's.
+        return dist.new_group(backend="gloo") if self.world_size > 1 else None
 
-def spread(model: nn.Module, *, strategy: Strategy, group: ProcessGroup, device: torch.device) -> nn.Module:
+
+def spread(
+    model: nn.Module, *, strategy: Strategy, group: ProcessGroup, device: torch.device, half_blocks: bool = False
+) -> nn.Module:
     """Wraps `model` for training over `group`; a single process gets the model itself.
 
-    `fsdp` shards parameters, gradients and optimiser state with FSDP2 (one unit per child of a `blocks` module list,
-    the rest in the root unit); it changes the model in place.
+    `fsdp` shards parameters, gradients and optimiser state with FSDP2, in place: one unit per child of a `blocks`
+    module list (transformer and encoders), the rest in the root unit. With `half_blocks` blocks are gathered and
+    computed in bfloat16 and their gradients still reduced in float32; the root, where points, modulation and the
+    Gaussian head are computed in float32, stays as it is.
     """
-    if group.world_size == 1 and strategy == "ddp":
+    if group.world_size == 1:
         return model
     if strategy == "ddp":
         return DistributedDataParallel(
@@ -97,14 +113,12 @@ def spread(model: nn.Module, *, strategy: Strategy, group: ProcessGroup, device:
             broadcast_buffers=False,  # every process builds the same tables, and none has running statistics
             gradient_as_bucket_view=True,
         )
-    from torch.distributed.fsdp import fully_shard
-
-    for module in model.modules():
-        blocks = getattr(module, "blocks", None)
-        if isinstance(blocks, nn.ModuleList):
-            for block in blocks:
-                fully_shard(block)
-    fully_shard(model)
+    mesh = init_device_mesh(device.type, (group.world_size,))
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = half if half_blocks else MixedPrecisionPolicy(cast_forward_inputs=False)
+    for block in _blocks(model):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
     return model
 
 
@@ -115,10 +129,31 @@ def gradient_sync(model: nn.Module, enabled: bool) -> Iterator[None]:
         with model.no_sync():
             yield
         return
-    set_sync = getattr(model, "set_requires_gradient_sync", None)
-    if set_sync is not None:
-        set_sync(enabled)
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(enabled)
     yield
+
+
+def settle(model: nn.Module) -> None:
+    """Brings a sharded model back to its shards after a forward pass without a backward pass.
+
+    Until then the root's parameters are gathered copies: writing to them would be lost.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def full(value: Tensor) -> Tensor:
+    """The whole of a sharded tensor (every process calls it); others as they are."""
+    gather = getattr(value, "full_tensor", None)
+    return value if gather is None else gather()
+
+
+def local(value: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, sharing its memory; others as they are."""
+    part = getattr(value, "to_local", None)
+    return value if part is None else part()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -126,3 +161,9 @@ def unwrap(model: nn.Module) -> nn.Module:
     inner = model.module if isinstance(model, DistributedDataParallel) else model
     assert isinstance(inner, nn.Module)
     return inner
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of all transformers inside; collected before sharding changes the modules' classes."""
+    lists = [getattr(module, "blocks", None) for module in model.modules()]
+    return [block for blocks in lists if isinstance(blocks, nn.ModuleList) for block in blocks]

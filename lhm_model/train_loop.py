@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lhmforge.datasets.batch import Batch
 from lhmforge.datasets.errors import ConfigError, DivergenceError
 from lhmforge.lhm_model.optim import AveragedWeights, OptimConfig, learning_rate_at, set_learning_rate
-from lhmforge.lhm_model.parallel import ProcessGroup, gradient_sync, unwrap
+from lhmforge.lhm_model.parallel import ProcessGroup, full, gradient_sync, settle, unwrap
 
 Precision = Literal["float32", "bfloat16"]  # of the network; geometry, renderer and optimiser are always float32
 
@@ -71,10 +71,10 @@ class Reporter(Protocol):
         """Values after `step` optimiser steps."""
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Held-out scores of the state's model (empty where this process does not evaluate)."""
+        """Held-out scores of the state's model, the same on every process."""
 
     def checkpoint(self, state: TrainState, scores: Mapping[str, float]) -> None:
-        """Saves the state."""
+        """Saves the state as it is now; may go on saving in the background."""
 
 
 @dataclass(slots=True)
@@ -136,9 +136,9 @@ def train_loop(
         _tell_step(state.bare_model, step)
         batches = [next(iterator) for _ in range(passes)]
         fetched = time.perf_counter()
-        loss = _backward(state, objective, batches, step, config, device, meter)
-        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), optim.grad_clip)
-        _guard(loss, norm, batches, step, group)
+        losses = _backward(state, objective, batches, step, config, device, meter)
+        norm = full(torch.nn.utils.clip_grad_norm_(state.model.parameters(), optim.grad_clip))
+        _guard(losses, norm, batches, step, group)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         if state.average is not None:
@@ -170,8 +170,8 @@ def _backward(
     device: torch.device,
     meter: _Meter,
 ) -> Tensor:
-    """Accumulates the gradient of the mean loss over `batches`; returns that loss."""
-    total = torch.zeros((), device=device)
+    """Accumulates the gradient of the mean loss over `batches`; returns each batch's loss."""
+    losses = []
     for index, batch in enumerate(batches):
         on_device = batch.to(device, non_blocking=True)
         with gradient_sync(state.model, index == len(batches) - 1):
@@ -179,23 +179,27 @@ def _backward(
                 value = objective(state.model, on_device, step)
                 loss = value.total / len(batches)
             loss.backward()
-        total += loss.detach()
+        losses.append(value.total.detach())
         meter.add_loss(value, share=1 / len(batches))
-    return total
+    return torch.stack(losses)
 
 
-def _guard(loss: Tensor, norm: Tensor, batches: Sequence[Batch], step: int, group: ProcessGroup) -> None:
-    """Raises on every process when one of them met a loss or gradient that is not finite."""
-    finite = torch.isfinite(loss) & torch.isfinite(_local(norm))
-    if bool(group.minimum(finite.float()) > 0):
+def _guard(losses: Tensor, norm: Tensor, batches: Sequence[Batch], step: int, group: ProcessGroup) -> None:
+    """Raises the same on every process when one of them met a loss or gradient that is not finite."""
+    finite = torch.isfinite(losses)
+    if bool(group.minimum((finite.all() & torch.isfinite(norm)).float()) > 0):
         return
-    # A loss that is not finite names its own process's samples; a bad gradient is already shared by all of them.
-    loss_is_finite = bool(torch.isfinite(loss))
-    some_loss_is_bad = bool(group.minimum(torch.tensor(float(loss_is_finite), device=loss.device)) == 0)
-    ids = [sample for batch in batches for sample in batch.sample_ids]
-    suspects = group.gather_strings([] if some_loss_is_bad and loss_is_finite else ids)
+    # A bad loss names its own pass; a bad gradient is already shared by all passes and processes.
+    told = finite.tolist()
+    suspects = group.gather_strings(
+        [key for batch, ok in zip(batches, told, strict=True) if not ok for key in batch.sample_ids]
+    )
+    what = "loss"
+    if not suspects:
+        what = "gradient"
+        suspects = group.gather_strings([key for batch in batches for key in batch.sample_ids])
     raise DivergenceError(
-        f"step {step}: the loss or its gradient is not finite; samples of the step: {', '.join(suspects)}. "
+        f"step {step}: the {what} is not finite; samples: {', '.join(suspects)}. "
         "Look at these samples, lower optim.learning_rate, or resume from the last checkpoint without them."
     )
 
@@ -225,9 +229,9 @@ def _report(
         if scores:
             reporter.metrics(step, scores)
     if saves:
+        started = time.perf_counter()
         reporter.checkpoint(state, scores)
-    if evaluates or saves:
-        group.barrier()
+        reporter.metrics(step, {"checkpoint_blocked_s": time.perf_counter() - started})
 
 
 def _due(step: int, every: int) -> bool:
@@ -240,6 +244,7 @@ def _evaluate(state: TrainState, reporter: Reporter) -> dict[str, float]:
     if state.average is not None:
         state.average.swap(state.bare_model)
     scores = reporter.evaluate(state)
+    settle(state.model)
     if state.average is not None:
         state.average.swap(state.bare_model)
     state.model.train()
@@ -262,7 +267,7 @@ class _Meter:
             self._add(name, part.detach() * share)
 
     def add_step(self, norm: Tensor, *, fetch_seconds: float, step_seconds: float) -> None:
-        self._add("grad_norm", _local(norm.detach()))
+        self._add("grad_norm", norm.detach())
         self._steps += 1
         self._fetch_seconds += fetch_seconds
         self._step_seconds += step_seconds
@@ -280,12 +285,6 @@ class _Meter:
 
     def _add(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-
-def _local(value: Tensor) -> Tensor:
-    """A norm as a plain tensor; FSDP2 returns it as a sharded one."""
-    full = getattr(value, "full_tensor", None)
-    return value if full is None else full()
 
 
 def _tell_step(model: nn.Module, step: int) -> None:

@@ -8,11 +8,6 @@ from lhmforge.datasets.errors import ConfigError
 from lhmforge.jobs.config import HardwareConfig
 
 
-def test_fsdp_is_refused_while_its_checkpoints_are_not_gathered() -> None:
-    with pytest.raises(ConfigError, match="use ddp"):
-        HardwareConfig(strategy="fsdp", device="cuda", num_workers=2)
-
-
 @pytest.mark.parametrize("settings", [{"num_workers": -1}, {"threads_per_worker": 0}])
 def test_counts_must_make_sense(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="hardware"):

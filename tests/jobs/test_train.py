@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 
 from lhmforge.datasets.errors import ConfigError, DivergenceError
@@ -20,16 +19,17 @@ from lhmforge.jobs.tracking import local_target
 from lhmforge.jobs.train import run_training
 from lhmforge.jobs.training_worker import train_worker
 from lhmforge.lhm_model.checkpoint import latest_checkpoint, published_checkpoints
+from lhmforge.lhm_model.checkpoint_files import read_tensors
 from lhmforge.lhm_model.parallel import SingleProcess
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 def _weights(run: Path) -> dict[str, torch.Tensor]:
+    """Everything a run ends with: weights, averages and moments."""
     newest = latest_checkpoint(RunFolder(run).checkpoints)
     assert newest is not None
-    tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(newest / "model.safetensors")
-    return tensors
+    return read_tensors(newest, ("",))
 
 
 def _tracked_runs(folder: Path) -> list[object]:

@@ -13,18 +13,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lhmforge.datasets.batch import Batch, BodyBatch
-from lhmforge.lhm_model.checkpoint import (
-    CheckpointOrigin,
-    Retention,
-    latest_checkpoint,
-    restore_checkpoint,
-    save_checkpoint,
-)
+from lhmforge.lhm_model.checkpoint import CheckpointOrigin, Retention, latest_checkpoint
+from lhmforge.lhm_model.checkpoint_read import restore_checkpoint
+from lhmforge.lhm_model.checkpoint_write import CheckpointWriter
 from lhmforge.lhm_model.optim import AveragedWeights, OptimConfig, build_optimizer
-from lhmforge.lhm_model.parallel import SingleProcess
-from lhmforge.lhm_model.train_loop import LoopConfig, ObjectiveValue, TrainState, train_loop
+from lhmforge.lhm_model.parallel import ProcessGroup, SingleProcess, Strategy, spread
+from lhmforge.lhm_model.train_loop import LoopConfig, Objective, ObjectiveValue, TrainState, train_loop
 
 OPTIM = OptimConfig(learning_rate=1e-2, warmup_steps=2, grad_clip=1.0, ema_decay=0.9)
 ORIGIN = CheckpointOrigin(seed=3, world_size=1, body_digest="none", model_config={"width": 8}, run_config={})
@@ -97,22 +94,37 @@ def concatenate(batches: list[Batch]) -> Batch:
     return Batch(sample_ids=tuple(i for b in batches for i in b.sample_ids), body=batches[0].body, **tensors)
 
 
+class Block(nn.Module):
+    """One repeated block, as strategies shard them."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.drop = nn.Dropout(dropout)
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(self.drop(self.norm(x)))
+
+
 class StandIn(nn.Module):
     """Predicts the target image from the source through dropout, so that random numbers matter."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float = 0.2, *, recompute: bool = False) -> None:
         super().__init__()
         self.first = nn.Linear(48, 8)
-        self.norm = nn.LayerNorm(8)
-        self.drop = nn.Dropout(0.2)
+        self.blocks = nn.ModuleList(Block(dropout) for _ in range(2))
         self.second = nn.Linear(8, 48)
+        self.recompute = recompute
         self.step = -1
 
     def set_step(self, step: int) -> None:
         self.step = step
 
     def forward(self, batch: Batch) -> Tensor:
-        hidden = self.drop(self.norm(self.first(batch.source_image.flatten(1))))
+        hidden = self.first(batch.source_image.flatten(1))
+        for block in self.blocks:
+            hidden = checkpoint(block, hidden, use_reentrant=False) if self.recompute else block(hidden)
         result: Tensor = self.second(hidden)
         return result
 
@@ -126,46 +138,80 @@ def squared_error(model: nn.Module, batch: Batch, step: int) -> ObjectiveValue:
 class Recorder:
     """Keeps what the loop reports; saves checkpoints below `root` and dies after step `die_at`."""
 
-    def __init__(self, root: Path | None = None, *, die_at: int | None = None, keep_last: int = 2) -> None:
-        self.root, self.die_at, self.keep_last = root, die_at, keep_last
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        die_at: int | None = None,
+        keep_last: int = 9,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        self.die_at = die_at
+        retention = Retention(keep_last=keep_last)
+        self.writer = root and CheckpointWriter(root, ORIGIN, group=group or SingleProcess(), retention=retention)
         self.logged: list[tuple[int, dict[str, float]]] = []
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.logged.append((step, dict(values)))
         if step == self.die_at:
+            self.close()
             os.kill(os.getpid(), signal.SIGKILL)
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
+        """A forward pass without a backward one, as a real evaluation does."""
+        with torch.no_grad():
+            state.bare_model(make_batch(0, 2, generator=torch.Generator().manual_seed(0)))
         return {"psnr": -abs(state.counters.step - 4.0)}
 
     def checkpoint(self, state: TrainState, scores: Mapping[str, float]) -> None:
-        if self.root is not None:
-            save_checkpoint(self.root, state, ORIGIN, scores=scores, retention=Retention(keep_last=self.keep_last))
+        if self.writer is not None:
+            self.writer.save(state, scores)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
 
 
-def new_state(batch_size: int = 2) -> TrainState:
+def new_state(
+    batch_size: int = 2,
+    *,
+    group: ProcessGroup | None = None,
+    strategy: Strategy = "ddp",
+    recompute: bool = False,
+    dropout: float = 0.2,
+) -> TrainState:
     """A fresh state, always the same."""
+    group = group or SingleProcess()
     torch.manual_seed(7)
-    model = StandIn()
+    bare = StandIn(dropout, recompute=recompute)
+    model = spread(bare, strategy=strategy, group=group, device=torch.device("cpu"))
     return TrainState(
         model=model,
         optimizer=build_optimizer(model, OPTIM),
-        batches=CountingBatches(batch_size),
-        average=AveragedWeights(model, 0.9),
+        batches=CountingBatches(batch_size, rank=group.rank, world_size=group.world_size),
+        average=AveragedWeights(bare, 0.9),
     )
 
 
-def run(state: TrainState, recorder: Recorder, *, num_steps: int = 10, batch_size: int = 2) -> None:
-    """Trains `state` on one process with a checkpoint every second step."""
+def run(
+    state: TrainState,
+    recorder: Recorder,
+    *,
+    num_steps: int = 10,
+    batch_size: int = 2,
+    group: ProcessGroup | None = None,
+    objective: Objective | None = None,
+) -> None:
+    """Trains `state` with a checkpoint every second step."""
     config = LoopConfig(num_steps=num_steps, global_batch_size=4, log_every=1, evaluate_every=2, checkpoint_every=2)
     train_loop(
         state,
-        squared_error,
+        objective or squared_error,
         config=config,
         optim=OPTIM,
         seed=3,
         batch_size=batch_size,
-        group=SingleProcess(),
+        group=group or SingleProcess(),
         device=torch.device("cpu"),
         reporter=recorder,
     )

@@ -17,10 +17,12 @@ from lhmforge.lhm_model.checkpoint import (
     latest_checkpoint,
     published_checkpoints,
     resolve_checkpoint,
-    restore_checkpoint,
-    save_checkpoint,
     verify_checkpoint,
 )
+from lhmforge.lhm_model.checkpoint_files import read_table
+from lhmforge.lhm_model.checkpoint_read import restore_checkpoint
+from lhmforge.lhm_model.checkpoint_write import CheckpointWriter
+from lhmforge.lhm_model.parallel import SingleProcess
 
 _spec = importlib.util.spec_from_file_location("lhmforge_test_stand_in_ckpt", Path(__file__).with_name("stand_in.py"))
 assert _spec is not None and _spec.loader is not None
@@ -29,12 +31,15 @@ sys.modules[_spec.name] = stand_in
 _spec.loader.exec_module(stand_in)
 
 
-def _save(root: Path, step: int, score: float | None = None, keep_last: int = 2) -> Path:
+def _save(root: Path, step: int, score: float | None = None, *, keep_last: int = 2, keep_every: int = 0) -> Path:
     state = stand_in.new_state()
     state.counters.step = step
     scores = {} if score is None else {"psnr": score}
-    saved: Path = save_checkpoint(root, state, stand_in.ORIGIN, scores=scores, retention=Retention(keep_last=keep_last))
-    return saved
+    retention = Retention(keep_last=keep_last, keep_every=keep_every)
+    writer = CheckpointWriter(root, stand_in.ORIGIN, group=SingleProcess(), retention=retention)
+    writer.save(state, scores)
+    writer.close()
+    return root / f"step_{step:08d}"
 
 
 def test_last_two_and_the_best_stay(tmp_path: Path) -> None:
@@ -63,7 +68,7 @@ def test_publishing_a_step_twice_replaces_it(tmp_path: Path) -> None:
     assert len(published_checkpoints(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "training.pt", "average.safetensors"])
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp"])
 def test_a_changed_byte_is_found(tmp_path: Path, name: str) -> None:
     path = _save(tmp_path, 1)
     data = bytearray((path / name).read_bytes())
@@ -75,14 +80,15 @@ def test_a_changed_byte_is_found(tmp_path: Path, name: str) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     path = _save(tmp_path, 1)
-    (path / "training.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"training\.pt: missing"):
+    (path / "__0_0.distcp").unlink()
+    with pytest.raises(CheckpointError, match=r"__0_0\.distcp: missing"):
         verify_checkpoint(path)
 
 
-def test_files_load_without_pickled_objects(tmp_path: Path) -> None:
+def test_a_checkpoint_describes_itself(tmp_path: Path) -> None:
     path = _save(tmp_path, 1)
-    torch.load(path / "training.pt", weights_only=True)
+    table = read_table(path)
+    assert table["model/first.weight"].size == torch.Size((8, 48))
     json.loads((path / "checkpoint.json").read_text())
 
 

@@ -80,8 +80,7 @@ def test_resumed_run_equals_undisturbed_run_bitwise(tmp_path: Path, one_thread: 
 def test_accumulation_gives_the_gradient_of_the_global_batch() -> None:
     gradients = []
     for batch_size in (4, 1):
-        state = stand_in.new_state(batch_size)
-        state.model.drop.p = 0.0
+        state = stand_in.new_state(batch_size, dropout=0.0)
         stand_in.run(state, stand_in.Recorder(), num_steps=3, batch_size=batch_size)
         gradients.append(state.bare_model.state_dict())
     for name, value in gradients[0].items():
@@ -170,8 +169,10 @@ def test_constant_schedule_does_not_depend_on_the_horizon_before_its_cooldown() 
 def test_parameter_groups_hold_every_parameter_once() -> None:
     model = stand_in.StandIn()
     decay, no_decay = parameter_groups(model, 0.05)
-    assert {id(p) for p in decay["params"]} == {id(model.first.weight), id(model.second.weight)}  # type: ignore[union-attr]
+    linear = [model.first, model.second, *(block.inner for block in model.blocks)]
+    assert {id(p) for p in decay["params"]} == {id(layer.weight) for layer in linear}  # type: ignore[union-attr]
     names = {id(p): n for n, p in model.named_parameters()}
     exempt = {names[id(p)] for p in no_decay["params"]}  # type: ignore[union-attr]
-    assert exempt == {"first.bias", "second.bias", "norm.weight", "norm.bias"}
+    in_blocks = {f"blocks.{i}.{name}" for i in range(2) for name in ("inner.bias", "norm.weight", "norm.bias")}
+    assert exempt == {"first.bias", "second.bias"} | in_blocks
     assert no_decay["weight_decay"] == 0.0
