@@ -27,7 +27,8 @@ from lhmforge.datasets.sampling import Example, SamplingConfig, evaluation_examp
 from lhmforge.jobs.photo import PhotoStages, fit_photo, read_photo
 from lhmforge.lhm_model.animate import camera_for, render_motion
 from lhmforge.lhm_model.avatar import Avatar, write_avatar
-from lhmforge.lhm_model.checkpoint import load_model, read_record, resolve_checkpoint
+from lhmforge.lhm_model.checkpoint import read_record, resolve_checkpoint
+from lhmforge.lhm_model.checkpoint_read import load_model
 from lhmforge.lhm_model.model import LHM
 from lhmforge.lhm_model.ply import GaussianCloud, write_ply
 from lhmforge.lhm_model.video_file import write_video
