@@ -9,9 +9,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float64
 
+from lhmforge.pipelines.fitting.contacts import ContactConfig, find_contacts
 from lhmforge.pipelines.fitting.keypoint_body import KeypointBody
 from lhmforge.pipelines.fitting.landmarks import point_index
-from lhmforge.pipelines.fitting.objective import FitState, Objective, ObjectiveConfig, Observations
+from lhmforge.pipelines.fitting.objective import (
+    CONFIDENT,
+    NO_CONTACTS,
+    Contacts,
+    FitState,
+    Objective,
+    ObjectiveConfig,
+    Observations,
+)
 from lhmforge.pipelines.fitting.observe import set_noise
 from lhmforge.pipelines.fitting.priors import body_priors
 from lhmforge.pipelines.fitting.rotations import blend_rotations, exp_rotation
@@ -29,6 +38,7 @@ class ClipFitConfig:
 
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
+    contacts: ContactConfig = field(default_factory=ContactConfig)
     sigma_m: float = 0.018
     landmark_weight: float = 0.1  # of the 3D landmarks while solving; at full weight they always serve as the start
     race_frames: int = 16
@@ -120,7 +130,10 @@ def _fit_piece(
     state = _solve(body, solving, config, best)
     if _median_residual(body, solving, config, state) > config.doubt_sigma:
         state = _doubt(body, solving, config, state)
-    objective = _objective(body, solving, config)
+    contacts = find_contacts(solving, state.transl[:, 2], config.contacts)
+    objective = _objective(body, solving, config, contacts)
+    if contacts.num_stays:
+        state = solve(objective, state, replace(config.solver, start_kernel=0.0)).state
     kernel = config.solver.kernel
     return ClipFit(
         state=state,
@@ -135,13 +148,18 @@ def reprojection_px(objective: Objective, state: FitState) -> Float64[np.ndarray
     posed = objective.body.forward(state.rotations, state.transl, state.betas)
     seen = objective.observations
     distance = np.linalg.norm(objective.project(posed.points) - seen.points_px, axis=-1)
-    total = seen.weights_px.sum(1)
-    result: np.ndarray = np.where(total > 0, (seen.weights_px * distance).sum(1) / np.maximum(total, 1e-9), np.nan)
+    weights = np.where(seen.weights_px > CONFIDENT, seen.weights_px, 0.0)
+    total = weights.sum(1)
+    result: np.ndarray = np.where(total > 0, (weights * distance).sum(1) / np.maximum(total, 1e-9), np.nan)
     return result
 
 
-def _objective(body: KeypointBody, observations: Observations, config: ClipFitConfig) -> Objective:
-    return Objective(body=body, observations=observations, priors=body_priors(), config=config.objective)
+def _objective(
+    body: KeypointBody, observations: Observations, config: ClipFitConfig, contacts: Contacts = NO_CONTACTS
+) -> Objective:
+    return Objective(
+        body=body, observations=observations, priors=body_priors(), config=config.objective, contacts=contacts
+    )
 
 
 def _solve(

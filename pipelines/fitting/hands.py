@@ -24,6 +24,7 @@ from lhmforge.pipelines.fitting.solver import SolverConfig, solve
 NUM_HAND_POINTS = 21
 FIRST_HAND_POINT = {"left": 91, "right": 112}  # in COCO-WholeBody order
 _FINGERS = ("thumb", "index", "middle", "ring", "pinky")
+_PALM = (0, 1, 5, 9, 13, 17)  # the points that bent fingers leave where they are
 _JOINTS = {"left": LEFT_HAND_JOINTS, "right": RIGHT_HAND_JOINTS}
 
 
@@ -35,9 +36,9 @@ class HandConfig:
     score_high: float = 0.8
     min_points: int = 8
     min_size_px: float = 12.0
-    sigma_m: float = 0.006
-    turn_sigma_rad: float = 0.08
-    max_wrist_shift: float = 0.6  # of the hand's size: farther from the body's wrist, it is another hand
+    sigma_m: float = 0.03  # detected points lie 18 to 30 mm off on rendered people, neighbours alike
+    turn_sigma_rad: float = 0.03
+    max_palm_shift: float = 0.6  # of the hand's size: farther from the body's hand, it is another hand
 
 
 def relaxed_hand(side: str) -> Float64[np.ndarray, "15 3"]:
@@ -69,14 +70,17 @@ def fit_hand(
 ) -> Float64[np.ndarray, "N 15 3"]:
     """Axis-angle of the 15 finger joints per frame; `body` is a `hand_body` with the track's shape folded in.
 
-    The seen hand is shifted so that its wrist lies on the fitted one: the fingers' pose must not pay for the body's
-    error. Frames without a hand follow their neighbours and relax.
+    The seen hand is shifted so that its palm lies on the fitted one: the fingers' pose must not pay for the body's
+    error, and a wrist alone is marked too loosely to align by. Frames without a hand follow their neighbours and relax.
     """
     weights = np.clip((scores - config.score_low) / (config.score_high - config.score_low), 0, 1)
     weights = np.where(np.isfinite(points_px).all(-1), weights, 0.0)
     points = np.where(weights[..., None] > 0, points_px, 0.0)
-    wrist_px = wrist_m[:, :2] / np.maximum(wrist_m[:, 2:], 0.2) * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
-    shift = wrist_px - points[:, 0]
+    rotations = np.concatenate(
+        [wrist_world[:, None], np.tile(exp_rotation(relaxed_hand(side)), (len(points), 1, 1, 1))], 1
+    )
+    start = FitState(rotations=rotations, transl=wrist_m - body.joints0[0], betas=np.zeros(0))
+    shift = _palm_shift(body, start, points, weights, intrinsics)
     weights = weights * _seen(points, weights, shift, config)[:, None]
     if not weights.any():
         return np.tile(relaxed_hand(side), (len(points), 1, 1))
@@ -90,10 +94,6 @@ def fit_hand(
         weights_m=np.zeros(points.shape[:2]),
         intrinsics=intrinsics,
     )
-    rotations = np.concatenate(
-        [wrist_world[:, None], np.tile(exp_rotation(relaxed_hand(side)), (len(points), 1, 1, 1))], 1
-    )
-    start = FitState(rotations=rotations, transl=wrist_m - body.joints0[0], betas=np.zeros(0))
     settings = ObjectiveConfig(pose_weight=0.7, sigma_turn_rad=config.turn_sigma_rad, frozen=(0, body.num_joints))
     objective = Objective(
         body=body, observations=observations, priors=hand_priors(left=side == "left"), config=settings
@@ -102,12 +102,24 @@ def fit_hand(
     return log_rotation(solution.state.rotations[:, 1:])
 
 
+def _palm_shift(
+    body: KeypointBody, start: FitState, points: np.ndarray, weights: np.ndarray, intrinsics: np.ndarray
+) -> Float64[np.ndarray, "N 2"]:
+    """From the seen palm to the fitted one, pixels: the weighted mean over the palm's points."""
+    palm = list(_PALM)
+    posed = body.select(np.array(palm)).forward(start.rotations, start.transl, start.betas).points
+    fitted = posed[..., :2] / np.maximum(posed[..., 2:], 0.2) * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
+    share = weights[:, palm, None]
+    result: np.ndarray = (share * (fitted - points[:, palm])).sum(1) / np.maximum(share.sum(1), 1e-9)
+    return result
+
+
 def _seen(points: np.ndarray, weights: np.ndarray, shift: np.ndarray, config: HandConfig) -> np.ndarray:
     known = weights > 0
     low = np.where(known[..., None], points, np.inf).min(1)
     high = np.where(known[..., None], points, -np.inf).max(1)
     size = np.where(np.isfinite(high), high - low, 0.0).max(1)
-    near = np.linalg.norm(shift, axis=-1) < config.max_wrist_shift * np.maximum(size, 1.0)
+    near = np.linalg.norm(shift, axis=-1) < config.max_palm_shift * np.maximum(size, 1.0)
     result: np.ndarray = (known.sum(1) >= config.min_points) & known[:, 0] & (size >= config.min_size_px) & near
     return result
 

@@ -7,16 +7,17 @@ in continuous time, so uneven frame times weigh as they should.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from lhmforge.pipelines.fitting.keypoint_body import KeypointBody, PosedPoints
 from lhmforge.pipelines.fitting.normal_equations import NormalEquations
 from lhmforge.pipelines.fitting.priors import JointPriors
 from lhmforge.pipelines.fitting.rotations import exp_rotation, log_rotation, right_jacobian_inverse
 
+CONFIDENT = 0.1  # weight above which a point counts as seen; lighter ones only guide
 _NEAREST_DEPTH_M = 0.2
 
 
@@ -24,13 +25,14 @@ _NEAREST_DEPTH_M = 0.2
 class FitState:
     """The unknowns of a clip: local joint rotations, root translation (camera frame, metres), one shape.
 
-    `landmark_scale` is the size of the 3D landmarks relative to the person.
+    `landmark_scale` is the size of the 3D landmarks relative to the person; `anchors` are the places of `Contacts`.
     """
 
     rotations: Float64[np.ndarray, "N J 3 3"]
     transl: Float64[np.ndarray, "N 3"]
     betas: Float64[np.ndarray, " B"]
     landmark_scale: float = 1.0
+    anchors: Float64[np.ndarray, "S 3"] = field(default_factory=lambda: np.zeros((0, 3)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,22 @@ class Observations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Contacts:
+    """Points that stand still: entry (n, c) of `stays` numbers the stay of `points[c]` in frame n; -1: it moves."""
+
+    points: Int64[np.ndarray, " C"]
+    stays: Int64[np.ndarray, "N C"]
+    sigma_m: float
+
+    @property
+    def num_stays(self) -> int:
+        return int(self.stays.max(initial=-1)) + 1
+
+
+NO_CONTACTS = Contacts(points=np.zeros(0, np.int64), stays=np.zeros((0, 0), np.int64), sigma_m=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
     """Standard deviations and weights of the terms; smoothness is stated as change per frame at 30 frames/s."""
 
@@ -81,6 +99,7 @@ class Objective:
     observations: Observations
     priors: JointPriors
     config: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    contacts: Contacts = NO_CONTACTS
 
     def cost(self, state: FitState, kernel: float) -> float:
         """The total cost with Geman-McClure constant `kernel` (squared standard deviations)."""
@@ -91,6 +110,8 @@ class Objective:
         angles = log_rotation(state.rotations[:, 1:])
         over, pull = self._prior_residuals(angles)
         total += (over**2).sum() + (pull**2).sum() + self.config.shape_weight**2 * (state.betas**2).sum()
+        if len(self.contacts.points):
+            total += _robust(self._contact_residuals(posed, state), kernel).sum()
         if len(state.transl) > 2:
             total += (self._accelerations(self._steps(state)) ** 2).sum()
         return float(total)
@@ -121,6 +142,11 @@ class Objective:
         )
         _freeze(equations, self.config.frozen)
         return equations
+
+    def settle(self, state: FitState, kernel: float) -> FitState:
+        """The state with the landmark scale and the anchors that fit it best."""
+        scale = self.best_landmark_scale(state, kernel)
+        return replace(state, landmark_scale=scale, anchors=self.best_anchors(state))
 
     def best_landmark_scale(self, state: FitState, kernel: float) -> float:
         """The scale of the 3D landmarks that fits `state` best (closed form, pulled towards 1)."""
@@ -169,16 +195,45 @@ class Objective:
             slope = posed.points[..., axis] / depth
             rows[:, axis] = factor[..., None] * jacobian[:, :, axis]
             rows[:, axis] -= (factor * slope)[..., None] * jacobian[:, :, 2]
-        residuals = (residual * weight[..., None]).transpose(0, 2, 1).reshape(n, 2 * k)
-        if not seen.weights_m.any():
-            return rows.reshape(n, 2 * k, d), residuals
-        residual3 = self._landmark_residuals(posed, state)
-        weight3 = np.sqrt(seen.weights_m) * _root_weight(residual3, kernel)
-        scale = state.landmark_scale / self.config.sigma_landmark_m
-        rows3 = _centred(jacobian.reshape(n, k, 3 * d), seen.weights_m).reshape(n, k, 3, d)
-        rows3 *= (scale * weight3)[..., None, None]
-        all_rows = np.concatenate([rows.reshape(n, 2 * k, d), rows3.reshape(n, 3 * k, d)], 1)
-        return all_rows, np.concatenate([residuals, (residual3 * weight3[..., None]).reshape(n, 3 * k)], 1)
+        parts = [rows.reshape(n, 2 * k, d)]
+        residuals = [(residual * weight[..., None]).transpose(0, 2, 1).reshape(n, 2 * k)]
+        if seen.weights_m.any():
+            residual3 = self._landmark_residuals(posed, state)
+            weight3 = np.sqrt(seen.weights_m) * _root_weight(residual3, kernel)
+            scale = state.landmark_scale / self.config.sigma_landmark_m
+            rows3 = _centred(jacobian.reshape(n, k, 3 * d), seen.weights_m).reshape(n, k, 3, d)
+            rows3 *= (scale * weight3)[..., None, None]
+            parts.append(rows3.reshape(n, 3 * k, d))
+            residuals.append((residual3 * weight3[..., None]).reshape(n, 3 * k))
+        if len(self.contacts.points):
+            held = self._contact_residuals(posed, state)
+            firm = _root_weight(held, kernel) * (self.contacts.stays >= 0)
+            rows_held = jacobian[:, self.contacts.points] * (firm / self.contacts.sigma_m)[..., None, None]
+            parts.append(rows_held.reshape(n, -1, d))
+            residuals.append((held * firm[..., None]).reshape(n, -1))
+        return np.concatenate(parts, 1), np.concatenate(residuals, 1)
+
+    def _contact_residuals(self, posed: PosedPoints, state: FitState) -> Float64[np.ndarray, "N C 3"]:
+        """Distances of standing points from their anchors, in standard deviations; 0 for points that move."""
+        stays = self.contacts.stays
+        if not self.contacts.num_stays:
+            return np.zeros((*stays.shape, 3))
+        apart = posed.points[:, self.contacts.points] - state.anchors[stays]
+        result: np.ndarray = np.where(stays[..., None] >= 0, apart / self.contacts.sigma_m, 0.0)
+        return result
+
+    def best_anchors(self, state: FitState) -> Float64[np.ndarray, "S 3"]:
+        """The mean place of every stay."""
+        contacts = self.contacts
+        if not contacts.num_stays:
+            return np.zeros((0, 3))
+        points = self.body.forward(state.rotations, state.transl, state.betas).points[:, contacts.points]
+        held = contacts.stays >= 0
+        members, places = contacts.stays[held], points[held]
+        count = np.bincount(members, minlength=contacts.num_stays)
+        sums = [np.bincount(members, places[:, axis], minlength=contacts.num_stays) for axis in range(3)]
+        result: np.ndarray = np.stack(sums, 1) / np.maximum(count, 1)[:, None]
+        return result
 
     def _prior_residuals(
         self, angles: Float64[np.ndarray, "N J1 3"]
@@ -253,6 +308,7 @@ def apply_step(state: FitState, frames: Float64[np.ndarray, "N D"], shape: Float
         transl=state.transl + frames[:, 3 * j :],
         betas=state.betas + shape,
         landmark_scale=state.landmark_scale,
+        anchors=state.anchors,
     )
 
 

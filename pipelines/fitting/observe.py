@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from lhmforge.datasets.records import KeypointTrack
 from lhmforge.pipelines.fitting.landmarks import (
@@ -17,6 +17,7 @@ from lhmforge.pipelines.fitting.landmarks import (
     point_index,
 )
 from lhmforge.pipelines.fitting.objective import Observations
+from lhmforge.pipelines.fitting.silhouette import near_matte
 
 _TORSO = [point_index(f"{side}_{part}") for side in ("left", "right") for part in ("shoulder", "hip")]
 _FAINT = 1e-3  # enough to start from a torso that the detector only guessed, too little to pull
@@ -32,6 +33,8 @@ class ObserveConfig:
 
     score_low: float = 0.3
     score_high: float = 0.8
+    matte_reach: float = 0.02  # points farther from the matte than this share of the box height are unseen; 0: any
+    faint_weight: float = 0.05  # least weight of a point inside the image and near the matte, whatever its score
     frame_margin: float = 0.01  # points this far outside the image (share of its longer side) count as unseen
 
 
@@ -44,7 +47,10 @@ def observe_track(record: KeypointTrack, intrinsics: Float64[np.ndarray, "3 3"],
     margin = config.frame_margin * max(video.width_px, video.height_px)
     size = np.array([video.width_px, video.height_px])
     inside = ((points > -margin) & (points < size + margin)).all(-1)
-    weights = np.where(inside & np.isfinite(points).all(-1), weights, 0.0)
+    inside &= np.isfinite(points).all(-1)
+    if config.matte_reach > 0 and len(record.matted.alphas):
+        inside &= _on_matte(record, points, config.matte_reach)
+    weights = np.where(inside, np.maximum(weights, config.faint_weight), 0.0)
     landmarks, landmark_weights = _landmarks(record, config)
     observations = Observations(
         times_s=track.frame_indices.astype(np.float64) / video.fps,
@@ -76,6 +82,14 @@ def repair_swaps(observations: Observations) -> Observations:
         if swapped.any():
             observations = _swap(observations, swapped, group)
     return observations
+
+
+def _on_matte(record: KeypointTrack, points: Float64[np.ndarray, "N K 2"], reach: float) -> Bool[np.ndarray, "N K"]:
+    """Points near the person's matte: a detector that guesses a hidden limb often puts it beside the person."""
+    boxes = record.matted.track.boxes_px
+    heights = (boxes[:, 3] - boxes[:, 1]).astype(np.float64)
+    rows = zip(record.matted.alphas, points, reach * heights, strict=True)
+    return np.stack([near_matte(alpha, row, float(radius)) for alpha, row, radius in rows])
 
 
 def _confidence(scores: np.ndarray, config: ObserveConfig) -> Float64[np.ndarray, "N K"]:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float64, Int64
 from lhmforge.datasets.records import AlphaCrop
 
 _SUBPIXEL_BITS = 4
+_FAINT_MATTE = 32  # mean alpha of a cell, of 255
 
 
 def body_mask(
@@ -56,6 +57,23 @@ def matte_mask(
     transform = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]], np.float64)
     resampled = cv2.warpAffine(crop, transform, (width, height), flags=cv2.INTER_LINEAR)
     return resampled >= 128
+
+
+def near_matte(alpha: AlphaCrop, points_px: Float64[np.ndarray, "K 2"], reach_px: float) -> Bool[np.ndarray, " K"]:
+    """Which image points lie within `reach_px` (roughly: a square's half side) of a matte of at least a quarter."""
+    x0, y0, x1, y1 = alpha.window_px
+    crop = cv2.imdecode(np.frombuffer(alpha.png, np.uint8), cv2.IMREAD_GRAYSCALE)
+    cell = max(reach_px, 1.0)
+    size = (max(1, int(np.ceil((x1 - x0) / cell))), max(1, int(np.ceil((y1 - y0) / cell))))
+    cells = cv2.resize(crop, size, interpolation=cv2.INTER_AREA) >= _FAINT_MATTE
+    cells = np.pad(cells, 1)
+    around = cv2.dilate(cells.astype(np.uint8), np.ones((3, 3), np.uint8))
+    place = np.nan_to_num((points_px - [x0, y0]) * [size[0] / (x1 - x0), size[1] / (y1 - y0)], nan=-9.0)
+    column, row = np.floor(np.clip(place, -2, [size[0] + 1, size[1] + 1])).astype(int).T + 1
+    inside = (row >= 0) & (row < around.shape[0]) & (column >= 0) & (column < around.shape[1])
+    result = np.zeros(len(points_px), bool)
+    result[inside] = around[row[inside], column[inside]] > 0
+    return result
 
 
 def intersection_over_union(a: Bool[np.ndarray, "H W"], b: Bool[np.ndarray, "H W"]) -> float:

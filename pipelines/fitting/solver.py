@@ -47,7 +47,8 @@ def solve(objective: Objective, start: FitState, config: SolverConfig) -> Soluti
 
 
 def _solve(objective: Objective, start: FitState, config: SolverConfig) -> Solution:
-    state, damping, kernel = start, 1e-3, max(config.start_kernel, config.kernel)
+    damping, kernel = 1e-3, max(config.start_kernel, config.kernel)
+    state = replace(start, anchors=objective.best_anchors(start))
     costs: list[float] = []
     for _ in range(config.max_iterations):
         before = objective.cost(state, kernel)
@@ -68,7 +69,7 @@ def _solve(objective: Objective, start: FitState, config: SolverConfig) -> Solut
                 break
             damping, kernel = 1e-3, max(config.kernel, kernel / 2)
             continue
-        state = replace(trial, landmark_scale=objective.best_landmark_scale(trial, kernel))
+        state = objective.settle(trial, kernel)
         costs.append(after)
         damping = max(damping / 4, 1e-7)
         if kernel <= config.kernel and before - after < config.relative_gain * before:

@@ -25,7 +25,7 @@ class FitStage:
     """
 
     name: ClassVar[str] = "fit"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts: ClassVar[type] = KeypointTrack
     produces: ClassVar[type] = FittedTrack
 
