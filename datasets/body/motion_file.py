@@ -23,6 +23,7 @@ from lhmforge.datasets.sample import StoredSample, parse_sample
 from lhmforge.datasets.shards import read_sample
 
 UNKNOWN_RATE_HZ = 30.0  # of a file that does not say its frame rate
+_MAX_ANGLE_RAD = 4 * np.pi  # rotation vectors of a continuous motion may wind up, but not further
 _Z_UP_TO_Y_DOWN = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float64)
 _RATE_NAMES = ("fps", "mocap_framerate", "mocap_frame_rate")
 _ROTATIONS = tuple(f.name for f in fields(BodyParams) if f.name not in ("betas", "expression", "transl"))
@@ -76,13 +77,26 @@ def with_expression_size(body: BodyParams, size: int) -> BodyParams:
 
 def _of_file(path: Path) -> tuple[BodyParams, float]:
     arrays = _read_npz(path)
-    rate = next((float(arrays[name]) for name in _RATE_NAMES if name in arrays), UNKNOWN_RATE_HZ)
+    rate = _rate(arrays)
     if not 1.0 <= rate <= 1000.0:
         raise BodyError(f"a frame rate of {rate} Hz is not plausible; expected 1 .. 1000")
     body = _of_amass(arrays) if "poses" in arrays else _of_params(arrays)
     if body.num_frames == 0:
         raise BodyError("it has no frames")
+    largest = max(float(np.abs(getattr(body, name)).max()) for name in _ROTATIONS)
+    if largest > _MAX_ANGLE_RAD:
+        raise BodyError(f"it turns joints by up to {largest:.0f} radians; are its angles in degrees?")
     return body, rate
+
+
+def _rate(arrays: Mapping[str, np.ndarray]) -> float:
+    """Frames per second as the file says; some writers store it as an array of one."""
+    for name in _RATE_NAMES:
+        if name in arrays:
+            if arrays[name].size != 1 or arrays[name].dtype.kind not in "fiu":
+                raise BodyError(f"{name} is {arrays[name]!r}; expected one number, the frame rate in Hz")
+            return float(arrays[name].reshape(-1)[0])
+    return UNKNOWN_RATE_HZ
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,9 +13,9 @@ from lhmforge.datasets.body.params import BodyParams
 from lhmforge.datasets.cameras import project
 from lhmforge.datasets.errors import ConfigError
 from lhmforge.datasets.synthetic.keypoints import visible_points, wholebody_points
-from lhmforge.datasets.synthetic.motion import MOTIONS, Motion, make_motion
-from lhmforge.datasets.synthetic.motion_files import read_motion
+from lhmforge.datasets.synthetic.motion import MOTIONS, Motion, make_motion, performed
 from lhmforge.datasets.synthetic.person import Person, make_person
+from lhmforge.datasets.synthetic.photograph import photographed, random_photo_camera
 from lhmforge.datasets.synthetic.raster import Light, rasterise
 from lhmforge.datasets.synthetic.render import Figure, RenderedFrame, render_frame
 from lhmforge.datasets.synthetic.scene import Camera, grounded, in_camera, looking_at, random_background, random_light
@@ -45,7 +44,7 @@ class ClipConfig:
     width: int = 480
     height: int = 640
     motion: str = ""  # "": the motions in turn
-    motion_file: str = ""  # an AMASS or body npz instead of a procedural motion
+    motion_file: str = ""  # AMASS or body npz, or MANIFEST.parquet#KEY, instead of a procedural motion
     num_persons: int = 1
     staging: str = ""
     view: str = "front"
@@ -108,7 +107,9 @@ def render_clip(config: ClipConfig, body: BodyModel) -> SyntheticClip:
         rendered.append(render_frame(figures, camera.intrinsics, floor, light))
     persons = tuple(_truth(body, b, rendered, camera, index) for index, b in enumerate(bodies))
     truth = ClipTruth(fps=config.fps, intrinsics=camera.intrinsics, body_digest=body.digest, persons=persons)
-    return SyntheticClip(frames=np.stack([frame.image for frame in rendered]), truth=truth)
+    lens = random_photo_camera(rng)
+    frames = np.stack([photographed(frame.image, lens, rng) for frame in rendered])
+    return SyntheticClip(frames=frames, truth=truth)
 
 
 def _actor(config: ClipConfig, body: BodyModel, rng: np.random.Generator, number: int) -> _Actor:
@@ -125,7 +126,7 @@ def _actor(config: ClipConfig, body: BodyModel, rng: np.random.Generator, number
 def _motion(config: ClipConfig, rng: np.random.Generator) -> Motion:
     if config.motion_file:
         start = float(rng.uniform(0, 2))
-        return read_motion(Path(config.motion_file), num_frames=config.num_frames, fps=config.fps, start_s=start)
+        return performed(config.motion_file, num_frames=config.num_frames, fps=config.fps, start_s=start)
     return make_motion(config.motion_name, config.num_frames, config.fps, rng)
 
 

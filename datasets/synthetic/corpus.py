@@ -9,9 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,12 +25,13 @@ from lhmforge.datasets.config_json import to_json
 from lhmforge.datasets.errors import CorpusError, ShardError, StorageError
 from lhmforge.datasets.synthetic.clip import ClipConfig, render_clip
 from lhmforge.datasets.synthetic.truth import ClipTruth
+from lhmforge.datasets.synthetic.workers import Runner, in_processes
 
 LICENCE = "CC0-1.0"
 CHANNEL = "synthetic"
 # x264's lookahead and adaptive quantisation give other bytes from run to run even with one thread.
 _REPEATABLE = "mbtree=0:rc-lookahead=0:aq-mode=0"
-RENDERER_VERSION = 1  # raise it when the same configuration gives other pixels
+RENDERER_VERSION = 2  # raise it when the same configuration gives other pixels
 _log = logging.getLogger(__name__)
 
 
@@ -57,13 +56,14 @@ def synthesize_corpus(
     body_path: Path,
     *,
     num_workers: int = 1,
+    run: Runner | None = None,
     on_clip: Callable[[str], object] = lambda name: None,
 ) -> CorpusSummary:
     """Renders clips 0..count-1 of a seed into `output`; see `synthesize_clips`."""
     if count < 1:
         raise CorpusError(f"{count} clips asked for; at least one is needed")
     configs = [replace(template, index=index) for index in range(count)]
-    return synthesize_clips(configs, output, body_path, num_workers=num_workers, on_clip=on_clip)
+    return synthesize_clips(configs, output, body_path, num_workers=num_workers, run=run, on_clip=on_clip)
 
 
 def synthesize_clips(
@@ -72,10 +72,12 @@ def synthesize_clips(
     body_path: Path,
     *,
     num_workers: int = 1,
+    run: Runner | None = None,
     on_clip: Callable[[str], object] = lambda name: None,
 ) -> CorpusSummary:
     """Renders clips of different names into `output`; finished ones whose record verifies are kept.
 
+    `run` says where clips are rendered (default: `num_workers` processes of this machine); the bytes are the same.
     Raises `BodyError` for an unusable body file, `StorageError` when the folder cannot be written.
     """
     assert len({clip_name(config) for config in configs}) == len(configs), "two clips of one name"
@@ -84,7 +86,8 @@ def synthesize_clips(
     for config in configs:
         if config not in missing:
             on_clip(clip_name(config))
-    for name in _render_all(missing, output, body_path, num_workers):
+    jobs = [_ClipJob(config=config, output=output, body_path=body_path) for config in missing]
+    for name in (run or in_processes(num_workers))(_render, jobs):
         on_clip(name)
     manifest = output / "corpus.csv"
     storage.publish(manifest, (_manifest_bytes(configs),))
@@ -107,21 +110,11 @@ def write_video(path: Path, frames: UInt8[np.ndarray, "N H W 3"], fps: float) ->
     return storage.publish(path, (_encode_video(frames, fps),))
 
 
-def _render_all(configs: list[ClipConfig], output: Path, body_path: Path, num_workers: int) -> Iterator[str]:
-    if num_workers <= 1 or len(configs) <= 1:
-        for config in configs:
-            yield _render(config, output, body_path)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(configs)), mp_context=context, initializer=_one_thread) as pool:
-        count = len(configs)
-        yield from pool.map(_render, configs, [output] * count, [body_path] * count)
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ClipJob:
+    config: ClipConfig
+    output: Path
+    body_path: Path
 
 
 @lru_cache(maxsize=1)
@@ -129,8 +122,9 @@ def _body(path: Path) -> BodyModel:
     return BodyModel.load(path)
 
 
-def _render(config: ClipConfig, output: Path, body_path: Path) -> str:
-    body, name = _body(body_path), clip_name(config)
+def _render(job: _ClipJob) -> str:
+    config, output = job.config, job.output
+    body, name = _body(job.body_path), clip_name(config)
     clip = render_clip(config, body)
     video = write_video(output / "videos" / f"{name}.mp4", clip.frames, config.fps)
     truth = storage.publish(output / "truth" / f"{name}.npz", (clip.truth.to_bytes(),))

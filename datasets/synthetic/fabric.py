@@ -7,6 +7,19 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 TEXTURE_SIZE = 512
+# Hue in degrees and saturation of common clothes: greys, navy, denim, khaki, brown, olive, burgundy, pale blue.
+_COMMON = (
+    (0, 0.03),
+    (220, 0.06),
+    (30, 0.08),
+    (225, 0.55),
+    (212, 0.42),
+    (40, 0.28),
+    (24, 0.45),
+    (75, 0.3),
+    (350, 0.55),
+    (205, 0.2),
+)
 
 
 def tiling_noise(
@@ -27,9 +40,12 @@ def tiling_noise(
 
 
 def random_colour(rng: np.random.Generator, *, bright: tuple[float, float] = (0.12, 0.95)) -> Float32[np.ndarray, " 3"]:
-    """A clothing colour: often muted, sometimes vivid; `bright` bounds its value."""
+    """A clothing colour: mostly greys, navy, denim, earth; sometimes vivid; `bright` bounds its value."""
     hue, saturation = rng.random() * 360, float(rng.beta(1.4, 1.8))
-    pixel = np.array([[[hue, saturation, rng.uniform(*bright)]]], np.float32)
+    if saturation < 0.55:  # what most people wear
+        family = _COMMON[int(hue / 360 * len(_COMMON)) % len(_COMMON)]
+        hue, saturation = family[0] + 20 * (hue / 30 % 1 - 0.5), family[1] * (0.6 + 0.8 * saturation)
+    pixel = np.array([[[hue % 360, min(saturation, 1.0), rng.uniform(*bright)]]], np.float32)
     colour: np.ndarray = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0]
     return colour
 

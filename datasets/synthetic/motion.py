@@ -12,9 +12,13 @@ from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Float64
+from scipy.spatial.transform import Rotation
 
 from lhmforge.datasets.body.free.hands import hand_pose, left_hand_space
 from lhmforge.datasets.body.joints import joint
+from lhmforge.datasets.body.model import full_pose
+from lhmforge.datasets.body.motion_file import load_motion, with_expression_size
+from lhmforge.datasets.body.params import NUM_EXPRESSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,28 @@ def make_motion(name: str, num_frames: int, fps: float, rng: np.random.Generator
         full_pose=pose.astype(np.float32),
         path=path.astype(np.float32),
         expression=_expression(time, rng).astype(np.float32),
+    )
+
+
+def performed(source: str, *, num_frames: int, fps: float, start_s: float = 0.0) -> Motion:
+    """A user's motion (see `motion_file.load_motion`) from `start_s` on, y up; the last frame is held when it ends.
+
+    Raises `BodyError` naming what is missing, has the wrong shape, or is not finite.
+    """
+    loaded = load_motion(source)
+    body = with_expression_size(loaded.body, NUM_EXPRESSION)
+    frames = np.round((start_s + np.arange(num_frames) / fps) * loaded.fps).astype(np.int64)
+    body = body.select(np.minimum(frames, body.num_frames - 1))
+    upright = Rotation.from_euler("x", 180, degrees=True)  # OpenCV's y points down
+    pose = full_pose(body).astype(np.float64)
+    pose[:, 0] = (upright * Rotation.from_rotvec(pose[:, 0])).as_rotvec()
+    path = upright.apply(body.transl.astype(np.float64))
+    return Motion(
+        name=loaded.name,
+        fps=fps,
+        full_pose=pose.astype(np.float32),
+        path=(path - path.mean(0)).astype(np.float32),
+        expression=body.expression,
     )
 
 
@@ -168,16 +194,37 @@ def _arms_down(pose: Pose) -> None:
 
 
 def _hands(pose: Pose, time: Time, rng: np.random.Generator) -> None:
+    """Each hand goes smoothly between two gestures, drawn from a child of `rng`, so that nothing else moves."""
+    rng.uniform(-0.15, 0.35, (2, 4))  # once the fingers' curls: kept, so that seeds give the motions they always gave
     relaxed = left_hand_space().mean.reshape(15, 3)
-    curls = rng.uniform(-0.15, 0.35, (2, 4))
+    own = rng.spawn(1)[0]
     for side, name in enumerate(("left_index1", "right_index1")):
-        extra = hand_pose(
-            (float(curls[side, 0]), float(curls[side, 1]), float(curls[side, 2]), float(curls[side, 3])), 0.2
-        )
         sway = 1 + 0.15 * _waves(time, rng, 1)[:, :, None]
+        share = (0.5 + 0.5 * _waves(time, own, 1))[:, :, None]
+        between = (1 - share) * _gesture(own, relaxed) + share * _gesture(own, relaxed)
         signs = np.array([1.0, 1.0, 1.0]) if side == 0 else np.array([1.0, -1.0, -1.0])
         start = joint(name)
-        pose[:, start : start + 15] = (relaxed + extra) * signs * sway
+        pose[:, start : start + 15] = between * signs * sway
+
+
+# Curl of index, middle, pinky, ring, and of the thumb, radians per knuckle.
+_GESTURES = {
+    "relaxed": ((0.0, 0.0, 0.0, 0.0), 0.0), "open": ((-0.25, -0.28, -0.3, -0.3), -0.3),
+    "fist": ((1.2, 1.2, 1.2, 1.2), 0.7), "pointing": ((-0.25, 1.1, 1.2, 1.2), 0.6),
+    "victory": ((-0.25, -0.28, 1.2, 1.2), 0.7), "thumb up": ((1.2, 1.2, 1.2, 1.2), -0.4),
+    "holding": ((0.55, 0.55, 0.55, 0.55), 0.35), "pinch": ((0.75, 0.1, 0.0, 0.05), 0.5),
+}  # fmt: skip
+
+
+def _gesture(rng: np.random.Generator, relaxed: Float64[np.ndarray, "15 3"]) -> Float64[np.ndarray, "15 3"]:
+    names = list(_GESTURES)
+    curl, thumb = _GESTURES[names[int(rng.integers(len(names)))]]
+    loose = rng.uniform(-0.12, 0.12, 4)
+    curls = (curl[0] + loose[0], curl[1] + loose[1], curl[2] + loose[2], curl[3] + loose[3])
+    pose: np.ndarray = relaxed + hand_pose((curls[0], curls[1], curls[2], curls[3]), thumb)
+    spread = rng.uniform(-0.08, 0.2)
+    pose[[0, 3, 6, 9], 1] += spread * np.array([-1.0, -0.2, 1.0, 0.4])
+    return pose
 
 
 def _sway(pose: Pose, time: Time, rng: np.random.Generator) -> None:
@@ -186,9 +233,13 @@ def _sway(pose: Pose, time: Time, rng: np.random.Generator) -> None:
     gaze = 0.12 * _waves(time, rng, 2)
     for name in ("left_eye", "right_eye"):
         pose[:, joint(name), :2] += gaze
-    pose[:, joint("jaw"), 0] = 0.04 * np.clip(_waves(time, rng, 1)[:, 0], 0, 1)
+    mouth = np.clip(_waves(time, rng, 1)[:, 0], 0, 1)
+    pose[:, joint("jaw"), 0] = rng.spawn(1)[0].choice([0.04, 0.1, 0.3, 0.45]) * mouth  # closed, talking, wide open
 
 
 def _expression(time: Time, rng: np.random.Generator) -> Float64[np.ndarray, "N E"]:
-    result: np.ndarray = 0.5 * _waves(time, rng, 10)
+    moving = _waves(time, rng, 10)
+    own = rng.spawn(1)[0]
+    held = np.where(own.random(10) < 0.35, own.normal(0, 1.1, 10), 0)
+    result: np.ndarray = np.clip(held + own.uniform(0.3, 1.1) * moving, -2.5, 2.5)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,10 @@ from lhmforge.datasets.sample import SampleContent, StoredFrame, build_sample
 from lhmforge.datasets.synthetic.corpus import CHANNEL, LICENCE, RENDERER_VERSION
 from lhmforge.datasets.synthetic.keypoints import visible_points, wholebody_points
 from lhmforge.datasets.synthetic.motion import MOTIONS, make_motion
-from lhmforge.datasets.synthetic.person import Person, make_person
+from lhmforge.datasets.synthetic.person import make_person
+from lhmforge.datasets.synthetic.raster import Surface
 from lhmforge.datasets.synthetic.render import Figure, RenderedFrame, render_frame
+from lhmforge.datasets.synthetic.scans import ScanFile, load_scan
 from lhmforge.datasets.synthetic.scene import Camera, grounded, in_camera, looking_at, random_background, random_light
 
 
@@ -43,6 +46,18 @@ class MultiviewConfig:
             raise ConfigError(f"motion {self.motion!r} is unknown; choose one of {', '.join(MOTIONS)}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Subject:
+    """Whom to render: a coloured surface, its vertices as a camera sees them, and the body that it belongs to."""
+
+    key: str
+    of_scan: bool
+    surface: Surface
+    world: BodyParams  # one frame
+    seen_by: Callable[[Camera], Float32[np.ndarray, "V 3"]]
+    digest: str  # of all that decides the pixels
+
+
 def multiview_sample(config: MultiviewConfig, index: int, body: BodyModel) -> PackedSample:
     """One person in one pose, seen from all around; the world of the sample has y up and the floor at 0."""
     rng = np.random.default_rng([config.seed, index, 1])
@@ -50,11 +65,43 @@ def multiview_sample(config: MultiviewConfig, index: int, body: BodyModel) -> Pa
     names = list(MOTIONS)
     motion = make_motion(config.motion or names[index % len(names)], 16, 8.0, rng)
     world = grounded(body, person.betas, motion, np.zeros(3)).select(np.array([int(rng.integers(16))]))
-    cameras = _ring(config, body, world, rng)
-    frames = [_view(config, person, world, camera, rng) for camera in cameras]
-    repeated = world.select(np.zeros(config.num_views, np.int64))
-    points_px, visible = _keypoints(body, world, cameras, frames)
-    key = f"synthetic_{config.seed:04d}_{index:05d}_views"
+    subject = _Subject(
+        key=f"synthetic_{config.seed:04d}_{index:05d}_views",
+        of_scan=False,
+        surface=person.surface,
+        world=world,
+        seen_by=lambda camera: person.pose(in_camera(body, world, camera))[0],
+        digest=_digest(config, index, body.digest),
+    )
+    return _sample(config, subject, body, rng)
+
+
+def scan_sample(config: MultiviewConfig, index: int, scan_file: ScanFile, body: BodyModel) -> PackedSample:
+    """A user's scan as it stands, seen from all around, put on the floor; raises `ScanError`, `BodyError`."""
+    scan = load_scan(scan_file, body)
+    rng = np.random.default_rng([config.seed, index, 4])
+
+    def seen_by(camera: Camera) -> Float32[np.ndarray, "V 3"]:
+        return (scan.vertices @ camera.rotation.T + camera.translation).astype(np.float32)
+
+    subject = _Subject(
+        key=f"scan_{scan_file.name}_views", of_scan=True, surface=scan.surface, world=scan.body, seen_by=seen_by,
+        digest=_digest(config, index, body.digest, scan_file.digest()),
+    )  # fmt: skip
+    return _sample(config, subject, body, rng)
+
+
+def view_source(key: str, *, of_scan: bool) -> SourceVideo:
+    """Where a sample comes from; the licence of a user's scans is the user's to know."""
+    channel, licence = ("scans", "") if of_scan else (CHANNEL, LICENCE)
+    return SourceVideo(uri="", source_id=key, channel=channel, licence=licence, identity=key)
+
+
+def _sample(config: MultiviewConfig, subject: _Subject, body: BodyModel, rng: np.random.Generator) -> PackedSample:
+    cameras = _ring(config, body, subject.world, rng)
+    frames = [_view(config, subject, camera, rng) for camera in cameras]
+    repeated = subject.world.select(np.zeros(config.num_views, np.int64))
+    points_px, visible = _keypoints(body, subject.world, cameras, frames)
     content = SampleContent(
         frames=[StoredFrame.encode(frame.image, frame.alphas[0]) for frame in frames],
         body=repeated,
@@ -67,10 +114,10 @@ def multiview_sample(config: MultiviewConfig, index: int, body: BodyModel) -> Pa
     )
     return build_sample(
         content,
-        key=key,
-        source=SourceVideo(uri="", source_id=key, channel=CHANNEL, licence=LICENCE, identity=key),
+        key=subject.key,
+        source=view_source(subject.key, of_scan=subject.of_scan),
         scores=_exact_scores(config, points_px, visible),
-        video_digest=_digest(config, index, body.digest),
+        video_digest=subject.digest,
         first_frame=0,
         end_frame=config.num_views,
         person=0,
@@ -94,13 +141,10 @@ def _ring(config: MultiviewConfig, body: BodyModel, world: BodyParams, rng: np.r
     return cameras
 
 
-def _view(
-    config: MultiviewConfig, person: Person, world: BodyParams, camera: Camera, rng: np.random.Generator
-) -> RenderedFrame:
-    vertices = person.pose(in_camera(person.body, world, camera))[0]
+def _view(config: MultiviewConfig, subject: _Subject, camera: Camera, rng: np.random.Generator) -> RenderedFrame:
     light = random_light(rng, camera)
     background = random_background(rng, camera, width=config.width, height=config.height)
-    figure = Figure(surface=person.surface, vertices=vertices)
+    figure = Figure(surface=subject.surface, vertices=subject.seen_by(camera))
     return render_frame((figure,), camera.intrinsics, background, light)
 
 
@@ -131,6 +175,8 @@ def _exact_scores(config: MultiviewConfig, points_px: np.ndarray, visible: np.nd
     )  # fmt: skip
 
 
-def _digest(config: MultiviewConfig, index: int, body_digest: str) -> str:
-    content = {"config": to_json(config), "index": index, "body": body_digest, "version": RENDERER_VERSION}
+def _digest(config: MultiviewConfig, index: int, body_digest: str, scan_digest: str = "") -> str:
+    content = {
+        "config": to_json(config), "index": index, "body": body_digest, "version": RENDERER_VERSION, "scan": scan_digest
+    }  # fmt: skip
     return hashlib.sha256(encode_json(content)).hexdigest()

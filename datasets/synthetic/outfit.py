@@ -22,6 +22,7 @@ class Garment:
     texture: UInt8[np.ndarray, "T T 3"]
     covers: Region | None
     cover_margin_m: float = 0.02
+    clearance_m: float = 0.006  # how far it stays off the body when that bends
 
     @property
     def mean_colour(self) -> Float32[np.ndarray, " 3"]:
@@ -56,7 +57,7 @@ def _top(shells: Shells, rng: np.random.Generator, *, tucked: bool) -> Garment:
     drop = np.clip((0.1 - shells.vertices[:, 1]) / 0.5, 0, 1)
     push = 0.006 + loose * drop + (0.0 if tucked else 0.006 * (shells.vertices[:, 1] < WAIST + 0.03))
     piece = cut(shells, shells.tights, region, push_m=push.astype(np.float32))
-    return Garment(name="top", piece=piece, texture=fabric(rng), covers=region)
+    return Garment(name="top", piece=piece, texture=fabric(rng), covers=region, clearance_m=0.012)
 
 
 def _trousers(shells: Shells, rng: np.random.Generator, *, under_skirt: bool, high: float) -> Garment:
@@ -73,7 +74,7 @@ def _trousers(shells: Shells, rng: np.random.Generator, *, under_skirt: bool, hi
 def _skirt(shells: Shells, rng: np.random.Generator, hem: float) -> Garment:
     piece = cut(shells, shells.skirt, Region(low=hem), push_m=0.006)
     region = Region(low=hem, high=WAIST + 0.05, reach=0.35)
-    return Garment(name="skirt", piece=piece, texture=fabric(rng), covers=region, cover_margin_m=0.06)
+    return Garment(name="skirt", piece=piece, texture=fabric(rng), covers=region, cover_margin_m=0.06, clearance_m=0.02)
 
 
 def _shoes(shells: Shells, rng: np.random.Generator) -> Garment:

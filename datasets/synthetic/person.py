@@ -13,8 +13,9 @@ from lhmforge.datasets.body.joints import joint
 from lhmforge.datasets.body.lbs import axis_angle_to_matrix, skin_points
 from lhmforge.datasets.body.model import BodyModel, full_pose
 from lhmforge.datasets.body.params import NUM_BETAS, BodyParams
+from lhmforge.datasets.synthetic.drape import DrapedPiece, close_fitting, hanging, settled
 from lhmforge.datasets.synthetic.fabric import to_texture
-from lhmforge.datasets.synthetic.outfit import Garment, random_outfit
+from lhmforge.datasets.synthetic.outfit import WAIST, Garment, random_outfit
 from lhmforge.datasets.synthetic.raster import Surface
 from lhmforge.datasets.synthetic.skin import body_atlas, paint_skin, random_complexion
 from lhmforge.datasets.synthetic.wardrobe import Shells, load_shells
@@ -30,6 +31,8 @@ class Person:
     rest: Float32[torch.Tensor, "V 3"]  # clothes included, shaped by betas
     weights: Float32[torch.Tensor, "V 55"]
     corrective_vertex: Int64[torch.Tensor, " V"]  # body vertex whose pose corrective (and expression) applies
+    garments: tuple[Garment, ...]  # in the order of the surface's textures, which begin with the skin
+    draped: tuple[DrapedPiece, ...]
 
     def pose(self, params: BodyParams) -> Float32[np.ndarray, "N V 3"]:
         """Vertices in every frame, in the frame of `params`; `params.betas` must be this person's."""
@@ -45,7 +48,9 @@ class Person:
             )
             moved = body.pose_offsets(axis_angle_to_matrix(pose))
             moved = moved + torch.einsum("ne,vce->nvc", expression, body.exprdirs[..., : expression.shape[1]])
-            return skin_points(self.rest + moved[:, self.corrective_vertex], self.weights, transforms).numpy()
+            posed = skin_points(self.rest + moved[:, self.corrective_vertex], self.weights, transforms).numpy()
+        faces = body.faces.numpy().astype(np.int32)
+        return np.stack([settled(self.draped, vertices, faces, body.num_vertices) for vertices in posed])
 
 
 def make_person(body: BodyModel, rng: np.random.Generator) -> Person:
@@ -80,9 +85,13 @@ def _assemble(
     face_uv = [body.uv.numpy()[body.uv_faces.numpy()[shown]]]
     rest = [body.vertices_rest(torch.from_numpy(betas)[None])[0].numpy()]
     weights, follows = [body.weights.numpy()], [np.arange(body.num_vertices)]
+    draped = []
     for garment in garments:
         piece = garment.piece
-        faces.append(piece.faces + np.int32(sum(len(r) for r in rest)))
+        first = sum(len(r) for r in rest)
+        if garment.covers is not None:
+            draped.append(_draped(garment, shells, template, first))
+        faces.append(piece.faces + np.int32(first))
         face_uv.append(piece.uv[piece.faces])
         rest.append(shaped_shell[piece.shell_vertex] + piece.offset)
         weights.append(_blended(garment, shells)[piece.shell_vertex])
@@ -92,6 +101,7 @@ def _assemble(
         face_uv=np.concatenate(face_uv).astype(np.float32),
         face_texture=np.repeat(np.arange(len(faces)), [len(f) for f in faces]).astype(np.int32),
         textures=(skin, *(garment.texture for garment in garments)),
+        materials=("skin", *("hair" if garment.name == "hair" else "cloth" for garment in garments)),
     )
     return Person(
         body=body,
@@ -100,7 +110,22 @@ def _assemble(
         rest=torch.from_numpy(np.concatenate(rest).astype(np.float32)),
         weights=torch.from_numpy(np.concatenate(weights).astype(np.float32)),
         corrective_vertex=torch.from_numpy(np.concatenate(follows)),
+        garments=garments,
+        draped=tuple(draped),
     )
+
+
+def _draped(garment: Garment, shells: Shells, template: Float32[np.ndarray, "B 3"], first: int) -> DrapedPiece:
+    """What keeps a garment outside of the body: a skirt meets both thighs, the rest what lies below it."""
+    piece = garment.piece
+    rest = shells.vertices[piece.shell_vertex] + piece.offset
+    if garment.name == "skirt":
+        below = np.flatnonzero((template[:, 1] < WAIST + 0.08) & (template[:, 1] > rest[:, 1].min() - 0.1))
+        return hanging(first, len(rest), piece.faces, below, clearance_m=garment.clearance_m)
+    # Never more than the garment has at rest: where it is cut tighter it was meant to be.
+    apart = cKDTree(template).query(rest)[0]
+    clearance = np.minimum(garment.clearance_m, 0.8 * apart).astype(np.float32)
+    return close_fitting(first, rest, piece.faces, template, clearance_m=clearance)
 
 
 def _blended(garment: Garment, shells: Shells) -> Float32[np.ndarray, "V 55"]:

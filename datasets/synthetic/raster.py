@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
-SHADOW_SIZE = 384
+SHADOW_SIZE = 512
 _NEAR_M = 0.05
 
 
@@ -19,6 +19,7 @@ class Surface:
     face_uv: Float32[np.ndarray, "F 3 2"]
     face_texture: Int32[np.ndarray, " F"]
     textures: tuple[UInt8[np.ndarray, "_ _ 3"], ...]
+    materials: tuple[str, ...] = ()  # per texture "skin", "cloth", "hair" or ""; none: all are plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,16 @@ class Coverage:
     face_id: Int32[np.ndarray, "H W"]
     inverse_depth: Float32[np.ndarray, "H W"]
     bary: Float32[np.ndarray, "H W 2"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LitSurface:
+    """Per pixel: sRGB colour 0..255, unit normal towards the viewer, place in the texture 0..1, share of light 0..1."""
+
+    albedo: Float32[np.ndarray, "H W 3"]
+    normal: Float32[np.ndarray, "H W 3"]
+    texture_at: Float32[np.ndarray, "H W 2"]
+    lit: Float32[np.ndarray, "H W"]
 
 
 def rasterise(
@@ -61,13 +72,13 @@ def rasterise(
     return Coverage(face_id=face_id, inverse_depth=inverse_depth, bary=bary)
 
 
-def shade(
-    coverage: Coverage, vertices: Float32[np.ndarray, "V 3"], surface: Surface, light: Light
-) -> Float32[np.ndarray, "H W 3"]:
-    """Colours (0..1, not clipped) of the covered pixels, zero elsewhere."""
+def gather(coverage: Coverage, vertices: Float32[np.ndarray, "V 3"], surface: Surface, light: Light) -> LitSurface:
+    """What a light meets in the covered pixels; `shading.shade` makes colours of it."""
     from lhmforge.datasets.synthetic import raster_kernels
 
-    colour = np.zeros((*coverage.face_id.shape, 3), np.float32)
+    shape = coverage.face_id.shape
+    albedo, normal = np.zeros((*shape, 3), np.float32), np.zeros((*shape, 3), np.float32)
+    texture_at, lit = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
     shadow = _shadow_camera(vertices, light)
     intrinsics = np.array(
         [[shadow.scale, 0, SHADOW_SIZE / 2], [0, shadow.scale, SHADOW_SIZE / 2], [0, 0, 1]], np.float32
@@ -76,13 +87,13 @@ def shade(
     shadow_map = rasterise(seen, surface.faces, intrinsics, width=SHADOW_SIZE, height=SHADOW_SIZE).inverse_depth
     sizes = np.array([len(texture) for texture in surface.textures], np.int64)
     texels = np.concatenate([texture.reshape(-1) for texture in surface.textures])
-    raster_kernels.shade(
+    raster_kernels.surface_at(
         coverage.face_id, coverage.bary, surface.faces, vertices,
         raster_kernels.vertex_normals(vertices, surface.faces), surface.face_uv, surface.face_texture,
-        texels, _starts(sizes), sizes, light.towards, light.ambient, light.diffuse, light.up,
-        shadow_map, shadow.rotation, shadow.shift, shadow.scale, colour,
+        texels, _starts(sizes), sizes, light.towards,
+        shadow_map, shadow.rotation, shadow.shift, shadow.scale, albedo, normal, texture_at, lit,
     )  # fmt: skip
-    return colour
+    return LitSurface(albedo=albedo, normal=normal, texture_at=texture_at, lit=lit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

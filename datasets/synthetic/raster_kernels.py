@@ -1,4 +1,4 @@
-"""Numba kernels of the triangle rasteriser: coverage with a z-buffer, and textured shading with a shadow map.
+"""Numba kernels of the triangle rasteriser: coverage with a z-buffer, and what the light meets there.
 
 Import this module only from inside a function: numba takes a second to import.
 """
@@ -63,7 +63,7 @@ def cover(points_px, depth, faces, near, face_id, inverse_depth, bary):
 
 @_compiled
 @no_type_check
-def shade(
+def surface_at(
     face_id,
     bary,
     faces,
@@ -75,16 +75,16 @@ def shade(
     texture_start,
     texture_size,
     light,
-    ambient,
-    diffuse,
-    up,
     shadow_inverse_depth,
     shadow_rotation,
     shadow_shift,
     shadow_scale,
-    colour,
+    albedo,
+    normal_out,
+    texture_at,
+    lit_out,
 ):
-    """Lambert shading with a hemisphere ambient term; vertices and normals in camera axes, 3x3 filtered shadows."""
+    """What the light meets per pixel: colour 0..255, unit normal to the viewer, texture coordinates, 5x5 shadow."""
     height, width = face_id.shape
     shadow_size = shadow_inverse_depth.shape[0]
     point = np.empty(3, np.float32)
@@ -105,12 +105,11 @@ def shade(
             sign = 1.0 / length
             if facing > 0.25 * point[2]:  # the inside of a garment
                 sign = -sign
-            cosine, upward = 0.0, 0.0
+            cosine = 0.0
             for c in range(3):
+                normal_out[y, x, c] = sign * normal[c]
                 cosine += sign * normal[c] * light[c]
-                upward += sign * normal[c] * up[c]
-            lit = 1.0
-            if cosine > 0:
+            if cosine > -0.3:
                 sx, sy, sz = shadow_shift[0], shadow_shift[1], shadow_shift[2]
                 for c in range(3):
                     sx += shadow_rotation[0, c] * point[c]
@@ -118,22 +117,22 @@ def shade(
                     sz += shadow_rotation[2, c] * point[c]
                 px, py = shadow_scale * sx / sz + shadow_size / 2, shadow_scale * sy / sz + shadow_size / 2
                 blocked = 0.0
-                for oy in range(-1, 2):
-                    for ox in range(-1, 2):
+                for oy in range(-2, 3):
+                    for ox in range(-2, 3):
                         qx, qy = int(px) + ox, int(py) + oy
                         inside = 0 <= qx < shadow_size and 0 <= qy < shadow_size
                         if inside and shadow_inverse_depth[qy, qx] > 1.0 / (sz - 0.03):
                             blocked += 1.0
-                lit = 1.0 - blocked / 9.0
+                lit_out[y, x] = 1.0 - blocked / 25.0
             s = u * face_uv[t, 0, 0] + v * face_uv[t, 1, 0] + w * face_uv[t, 2, 0]
             q = 1.0 - (u * face_uv[t, 0, 1] + v * face_uv[t, 1, 1] + w * face_uv[t, 2, 1])
+            texture_at[y, x, 0], texture_at[y, x, 1] = s - np.floor(s), q - np.floor(q)
             m = face_texture[t]
             size, start = texture_size[m], texture_start[m]
-            fx, fy = (s - np.floor(s)) * size - 0.5, (q - np.floor(q)) * size - 0.5
+            fx, fy = texture_at[y, x, 0] * size - 0.5, texture_at[y, x, 1] * size - 0.5
             x0, y0 = int(np.floor(fx)), int(np.floor(fy))
             ax, ay = fx - x0, fy - y0
             xa, xb, ya, yb = x0 % size, (x0 + 1) % size, y0 % size, (y0 + 1) % size
-            brightness_up = 0.6 + 0.4 * (0.5 + 0.5 * upward)
             for c in range(3):
                 top = (
                     texels[start + (ya * size + xa) * 3 + c] * (1 - ax) + texels[start + (ya * size + xb) * 3 + c] * ax
@@ -141,8 +140,7 @@ def shade(
                 low = (
                     texels[start + (yb * size + xa) * 3 + c] * (1 - ax) + texels[start + (yb * size + xb) * 3 + c] * ax
                 )
-                albedo = (top * (1 - ay) + low * ay) / 255.0
-                colour[y, x, c] = albedo * (ambient[c] * brightness_up + diffuse[c] * max(cosine, 0.0) * lit)
+                albedo[y, x, c] = top * (1 - ay) + low * ay
 
 
 @_compiled

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from lhmforge.datasets.cameras import crop_and_resize_intrinsics
-from lhmforge.datasets.synthetic.raster import Light, Surface, rasterise, shade
+from lhmforge.datasets.synthetic.raster import Light, Surface, rasterise
+from lhmforge.datasets.synthetic.shading import shade
 
 _SUPERSAMPLING = 2
 

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.body.params import BodyParams
-from lhmforge.datasets.synthetic.fabric import random_colour, tiling_noise
+from lhmforge.datasets.synthetic import backdrop
 from lhmforge.datasets.synthetic.motion import Motion
 from lhmforge.datasets.synthetic.raster import Light
 
@@ -86,19 +86,10 @@ def random_light(rng: np.random.Generator, camera: Camera) -> Light:
 def random_background(
     rng: np.random.Generator, camera: Camera, *, width: int, height: int
 ) -> Float32[np.ndarray, "H W 3"]:
-    """A wall and a floor that meet at a plausible height, both textured, with a few soft shapes on the wall."""
-    wall_colour, floor_colour = (
-        random_colour(rng, bright=(0.45, 0.95)) * 0.5 + rng.uniform(0.2, 0.45) for _ in range(2)
-    )
+    """A wall and a floor that meet at a plausible height behind the subject (see `backdrop`), slightly out of focus."""
     size = 512
-    wall = wall_colour * (0.9 + 0.2 * tiling_noise(rng, 4, size=size))[..., None]
-    for _ in range(int(rng.integers(0, 6))):
-        x0, y0 = rng.integers(0, size, 2)
-        extent = rng.integers(30, 160, 2)
-        colour = (random_colour(rng) * 0.6 + 0.2).tolist()
-        cv2.rectangle(wall, (int(x0), int(y0)), (int(x0 + extent[0]), int(y0 + extent[1])), colour, -1)
-    wall = cv2.GaussianBlur(wall.astype(np.float32), (0, 0), float(rng.uniform(2, 7)))
-    floor = floor_colour * (0.85 + 0.3 * tiling_noise(rng, 8, size=size))[..., None]
+    wall, floor = backdrop.wall(rng), backdrop.floor(rng)
+    wall = cv2.GaussianBlur(wall, (0, 0), float(rng.uniform(0.6, 3.5)))
     picture = cv2.resize(wall, (width, height), interpolation=cv2.INTER_LINEAR)
     on_floor = _floor_points(camera, width=width, height=height)
     behind = on_floor[..., 2] > rng.uniform(1.5, 4.0)  # the wall stands behind the subject

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +14,12 @@ from lhmforge.datasets.codecs import decode_json, encode_json
 from lhmforge.datasets.config_json import from_json, to_json
 from lhmforge.datasets.errors import ConfigError, ShardError, StorageError
 from lhmforge.datasets.manifest import ACCEPTED, ManifestRow, write_manifest
-from lhmforge.datasets.records import SourceVideo, TrackScores
+from lhmforge.datasets.records import PackedSample, TrackScores
 from lhmforge.datasets.shards import verify_shard, write_shard
-from lhmforge.datasets.synthetic.corpus import CHANNEL, LICENCE, RENDERER_VERSION
-from lhmforge.datasets.synthetic.multiview import MultiviewConfig, multiview_sample
+from lhmforge.datasets.synthetic.corpus import RENDERER_VERSION
+from lhmforge.datasets.synthetic.multiview import MultiviewConfig, multiview_sample, scan_sample, view_source
+from lhmforge.datasets.synthetic.scans import ScanFile
+from lhmforge.datasets.synthetic.workers import Runner, in_processes
 
 PERSONS_PER_SHARD = 4
 
@@ -55,6 +55,7 @@ class ShardRecord:
     shard: str
     sha256: str
     samples: tuple[SampleEntry, ...]
+    of_scans: bool = False
 
 
 def synthesize_shards(
@@ -63,23 +64,35 @@ def synthesize_shards(
     output: Path,
     body_path: Path,
     *,
+    scans: Sequence[ScanFile] = (),
     num_workers: int = 1,
+    run: Runner | None = None,
     on_sample: Callable[[str], object] = lambda key: None,
 ) -> ShardsSummary:
-    """Writes persons 0..count-1 of a seed as shards and a manifest; finished shards are kept.
+    """Writes persons 0..count-1 of a seed, or the user's `scans`, as shards and a manifest; finished shards are kept.
 
-    Raises `BodyError` for an unusable body file, `StorageError` when the folder cannot be written.
+    `run` says where samples are rendered (default: `num_workers` processes of this machine); the bytes are the same.
+    Raises `BodyError` for an unusable body file, `ScanError` for a scan, `StorageError` for a folder that cannot be
+    written.
     """
+    count = len(scans) or count
     if count < 1:
         raise ConfigError(f"{count} persons asked for; at least one is needed")
-    groups = [range(start, min(start + PERSONS_PER_SHARD, count)) for start in range(0, count, PERSONS_PER_SHARD)]
+    starts = range(0, count, PERSONS_PER_SHARD)
+    jobs = [
+        _ShardJob(
+            config=config, group=range(start, min(start + PERSONS_PER_SHARD, count)), output=output,
+            body_path=body_path, scans=tuple(scans[start : start + PERSONS_PER_SHARD]),
+        )
+        for start in starts
+    ]  # fmt: skip
     digest = _body(body_path).digest
-    kept = {group.start: record for group in groups if (record := _finished(config, group, output, digest))}
+    kept = {job.group.start: record for job in jobs if (record := _finished(job, digest))}
     for record in kept.values():
         for sample in record.samples:
             on_sample(sample.key)
     made = []
-    for record in _write_all(config, [g for g in groups if g.start not in kept], output, body_path, num_workers):
+    for record in (run or in_processes(num_workers))(_write_group, [j for j in jobs if j.group.start not in kept]):
         made.append(record)
         for sample in record.samples:
             on_sample(sample.key)
@@ -89,22 +102,37 @@ def synthesize_shards(
     return ShardsSummary(manifest=Path(manifest.path), num_samples=len(rows), num_rendered=rendered)
 
 
-def _write_all(
-    config: MultiviewConfig, groups: list[range], output: Path, body_path: Path, num_workers: int
-) -> Iterator[ShardRecord]:
-    if num_workers <= 1 or len(groups) <= 1:
-        for group in groups:
-            yield _write_group(config, group, output, body_path)
-        return
-    count = len(groups)
-    with ProcessPoolExecutor(min(num_workers, count), mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_write_group, [config] * count, groups, [output] * count, [body_path] * count)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ShardJob:
+    """One shard to write: procedural persons of a seed, or as many scans."""
+
+    config: MultiviewConfig
+    group: range
+    output: Path
+    body_path: Path
+    scans: tuple[ScanFile, ...]
+
+    def name(self, suffix: str) -> str:
+        kind = "scans" if self.scans else "synthetic"
+        return f"{kind}_{self.config.seed:04d}_{self.group.start:05d}.{suffix}"
+
+    def fingerprint(self, body_digest: str) -> str:
+        content = {
+            "config": to_json(self.config), "group": list(self.group), "body": body_digest,
+            "version": RENDERER_VERSION, "scans": [scan.digest() for scan in self.scans],
+        }  # fmt: skip
+        return hashlib.sha256(encode_json(content)).hexdigest()
+
+    def samples(self, body: BodyModel) -> list[PackedSample]:
+        if self.scans:
+            return [scan_sample(self.config, i, scan, body) for i, scan in zip(self.group, self.scans, strict=True)]
+        return [multiview_sample(self.config, index, body) for index in self.group]
 
 
-def _write_group(config: MultiviewConfig, group: range, output: Path, body_path: Path) -> ShardRecord:
-    body = _body(body_path)
-    samples = {sample.key: sample for sample in (multiview_sample(config, index, body) for index in group)}
-    info = write_shard(output / "shards" / _name(config, group, "tar"), list(samples.values()))
+def _write_group(job: _ShardJob) -> ShardRecord:
+    body = _body(job.body_path)
+    samples = {sample.key: sample for sample in job.samples(body)}
+    info = write_shard(job.output / "shards" / job.name("tar"), list(samples.values()))
     entries = []
     for entry in info.entries:
         sample = samples[entry.key]
@@ -121,25 +149,26 @@ def _write_group(config: MultiviewConfig, group: range, output: Path, body_path:
             )
         )
     record = ShardRecord(
-        fingerprint=_fingerprint(config, group, body.digest),
+        fingerprint=job.fingerprint(body.digest),
         body_digest=body.digest,
         shard=f"shards/{info.name}",
         sha256=info.sha256,
         samples=tuple(entries),
+        of_scans=bool(job.scans),
     )
-    storage.publish(output / "records" / _name(config, group, "json"), (encode_json(to_json(record)),))
+    storage.publish(job.output / "records" / job.name("json"), (encode_json(to_json(record)),))
     return record
 
 
-def _finished(config: MultiviewConfig, group: range, output: Path, body_digest: str) -> ShardRecord | None:
-    path = output / "records" / _name(config, group, "json")
+def _finished(job: _ShardJob, body_digest: str) -> ShardRecord | None:
+    path = job.output / "records" / job.name("json")
     if not path.is_file():
         return None
     try:
         record = from_json(ShardRecord, decode_json(path.read_bytes(), what=str(path)), where=str(path))
-        if record.fingerprint != _fingerprint(config, group, body_digest):
+        if record.fingerprint != job.fingerprint(body_digest):
             return None
-        verify_shard(output / record.shard, sha256=record.sha256)
+        verify_shard(job.output / record.shard, sha256=record.sha256)
     except (ShardError, StorageError, ConfigError):
         return None  # torn or altered: it is rendered again
     return record
@@ -151,7 +180,7 @@ def _rows(record: ShardRecord) -> list[ManifestRow]:
             key=sample.key,
             status=ACCEPTED,
             stage="synthesize",
-            source=SourceVideo(uri="", source_id=sample.key, channel=CHANNEL, licence=LICENCE, identity=sample.key),
+            source=view_source(sample.key, of_scan=record.of_scans),
             video_digest=sample.video_digest,
             end_frame=sample.num_frames,
             num_frames=sample.num_frames,
@@ -174,12 +203,3 @@ def _scores(known: dict[str, float]) -> TrackScores:
 @lru_cache(maxsize=1)
 def _body(path: Path) -> BodyModel:
     return BodyModel.load(path)
-
-
-def _name(config: MultiviewConfig, group: range, suffix: str) -> str:
-    return f"synthetic_{config.seed:04d}_{group.start:05d}.{suffix}"
-
-
-def _fingerprint(config: MultiviewConfig, group: range, body_digest: str) -> str:
-    content = {"config": to_json(config), "group": list(group), "body": body_digest, "version": RENDERER_VERSION}
-    return hashlib.sha256(encode_json(content)).hexdigest()

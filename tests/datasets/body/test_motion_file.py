@@ -42,7 +42,7 @@ def test_amass_is_turned_from_z_up_to_y_down(tmp_path: Path, width: int) -> None
     poses[:, :3] = Rotation.from_euler("x", 90, degrees=True).as_rotvec()  # stands: body y along world z
     trans = np.zeros((5, 3))
     trans[:, 2] = np.linspace(1.0, 1.4, 5)  # rises
-    np.savez(tmp_path / "m.npz", poses=poses, trans=trans, mocap_framerate=60.0, gender=np.array("female"))
+    np.savez(tmp_path / "m.npz", poses=poses, trans=trans, mocap_framerate=np.array([60.0]), gender=np.array("female"))
     motion = load_motion(str(tmp_path / "m.npz"))
     up = Rotation.from_rotvec(motion.body.global_orient).apply([0, 1, 0])
     np.testing.assert_allclose(up, np.tile([0, -1, 0], (5, 1)), atol=1e-6)
@@ -79,6 +79,10 @@ NAN = np.full((6, 3), np.nan, np.float32)
         ({"poses": np.zeros((4, 156)), "trans": np.zeros((3, 3))}, "trans"),
         ({"poses": np.full((4, 156), np.nan), "trans": np.zeros((4, 3))}, "not finite"),
         ({"poses": np.zeros((4, 156)), "trans": np.zeros((4, 3)), "fps": np.array(0.0)}, "frame rate"),
+        ({"poses": np.zeros((4, 156)), "trans": np.zeros((4, 3)), "fps": np.zeros(4)}, "expected one number"),
+        ({"poses": np.zeros((4, 156)), "trans": np.zeros((4, 3)), "fps": np.array(np.nan)}, "frame rate"),
+        ({"poses": np.full((4, 165), 90.0), "trans": np.zeros((4, 3))}, "are its angles in degrees"),
+        ({"poses": np.zeros((0, 165)), "trans": np.zeros((0, 3))}, "no frames"),
         ({"something": np.zeros(3)}, "expected those of BodyParams"),
     ],
 )  # fmt: skip

@@ -22,7 +22,7 @@ from lhmforge.datasets.synthetic.corpus import CorpusSummary, read_truth, synthe
 from lhmforge.datasets.synthetic.evaluate import evaluate_curation
 from lhmforge.datasets.synthetic.evaluation_report import write_report
 from lhmforge.datasets.synthetic.image_errors import correct_keypoints, matte_errors
-from lhmforge.datasets.synthetic.motion_files import read_motion
+from lhmforge.datasets.synthetic.motion import performed
 from lhmforge.datasets.synthetic.multiview import MultiviewConfig
 from lhmforge.datasets.synthetic.pose_errors import pose_errors, similarity_aligned
 from lhmforge.datasets.synthetic.truth import ClipTruth
@@ -227,7 +227,7 @@ def test_amass_motion_is_turned_upright_and_resampled(tmp_path: Path) -> None:
     poses[:, 3 + 3 * 17 + 1] = np.linspace(0, 1, 60)
     path = tmp_path / "walk.npz"
     np.savez(path, poses=poses, trans=np.outer(np.arange(60), [0, 0, 0.01]), mocap_frame_rate=60.0, gender="female")
-    motion = read_motion(path, num_frames=10, fps=15.0)
+    motion = performed(str(path), num_frames=10, fps=15.0)
     np.testing.assert_allclose(motion.full_pose[:, 0], 0, atol=1e-5)
     np.testing.assert_allclose(np.diff(motion.path[:, 1]), 0.04, atol=1e-5)
     assert motion.full_pose[1, 18, 1] == pytest.approx(4 / 59, abs=1e-4)
@@ -236,18 +236,18 @@ def test_amass_motion_is_turned_upright_and_resampled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"poses": np.zeros((3, 72)), "trans": np.zeros((3, 3))}, "expected N x 165"),
-        ({"poses": np.zeros((3, 165)), "trans": np.full((3, 3), np.nan)}, "must be finite"),
-        ({"markers": np.zeros(3)}, "neither an AMASS file"),
+        ({"poses": np.zeros((3, 63)), "trans": np.zeros((3, 3))}, "21 joints"),
+        ({"poses": np.zeros((3, 165)), "trans": np.full((3, 3), np.nan)}, "not finite"),
+        ({"markers": np.zeros(3)}, "AMASS"),
     ],
 )
 def test_wrong_motion_files_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     path = tmp_path / "bad.npz"
     np.savez(path, **arrays)
     with pytest.raises(BodyError, match=message):
-        read_motion(path, num_frames=2, fps=10.0)
-    with pytest.raises(BodyError, match="no such motion file"):
-        read_motion(tmp_path / "absent.npz", num_frames=2, fps=10.0)
+        performed(str(path), num_frames=2, fps=10.0)
+    with pytest.raises(BodyError, match="no such file"):
+        performed(str(tmp_path / "absent.npz"), num_frames=2, fps=10.0)
 
 
 def test_counts_below_one_are_refused(tmp_path: Path) -> None:

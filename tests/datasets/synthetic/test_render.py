@@ -16,8 +16,9 @@ from lhmforge.datasets.synthetic.fabric import fabric, tiling_noise
 from lhmforge.datasets.synthetic.motion import MOTIONS, make_motion
 from lhmforge.datasets.synthetic.multiview import MultiviewConfig, multiview_sample
 from lhmforge.datasets.synthetic.person import make_person
-from lhmforge.datasets.synthetic.raster import Light, Surface, rasterise, shade
+from lhmforge.datasets.synthetic.raster import Light, Surface, rasterise
 from lhmforge.datasets.synthetic.scene import grounded, in_camera, looking_at
+from lhmforge.datasets.synthetic.shading import shade
 from lhmforge.datasets.synthetic.truth import ClipTruth
 
 SMALL = ClipConfig(seed=3, index=0, num_frames=3, width=96, height=128)
@@ -92,7 +93,7 @@ def test_light_falls_from_where_it_stands() -> None:
         for sign in (1.0, -1.0)
     )
     assert bright > dark > 0.1
-    np.testing.assert_allclose(bright - dark, 0.7 * 200 / 255, atol=1e-3)
+    np.testing.assert_allclose(bright**2.2 - dark**2.2, (200 / 255) ** 2.2 * (1 - 0.3**2.2), atol=1e-3)
 
 
 def test_textures_tile_and_follow_the_seed() -> None:
