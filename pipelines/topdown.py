@@ -71,8 +71,9 @@ def decode_simcc(
 
     Li et al., "SimCC: a Simple Coordinate Classification Perspective" (2022). The score is the smaller of both maxima.
     """
-    x = (simcc_x.argmax(axis=1) + 0.5) * (width / simcc_x.shape[1])
-    y = (simcc_y.argmax(axis=1) + 0.5) * (height / simcc_y.shape[1])
+    # Bin k stands for the crop coordinate k / bins per px, which counts pixel centres as integers; ours are at +0.5.
+    x = simcc_x.argmax(axis=1) * (width / simcc_x.shape[1]) + 0.5
+    y = simcc_y.argmax(axis=1) * (height / simcc_y.shape[1]) + 0.5
     scores = np.clip(np.minimum(simcc_x.max(axis=1), simcc_y.max(axis=1)), 0, 1)
     return np.stack([x, y, scores], axis=1).astype(np.float32)
 

@@ -33,7 +33,7 @@ class KeypointsStage:
     """
 
     name: ClassVar[str] = "keypoints"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts: ClassVar[type] = MattedTrack
     produces: ClassVar[type] = KeypointTrack
 

@@ -31,4 +31,4 @@ def test_heatmap_decoding_is_finer_than_a_cell() -> None:
 def test_simcc_decoding_uses_both_axes_and_the_smaller_score() -> None:
     simcc_x, simcc_y = np.zeros((1, 96), np.float32), np.zeros((1, 128), np.float32)
     simcc_x[0, 40], simcc_y[0, 100] = 0.9, 0.4
-    np.testing.assert_allclose(decode_simcc(simcc_x, simcc_y, width=48, height=64), [[20.25, 50.25, 0.4]], atol=1e-5)
+    np.testing.assert_allclose(decode_simcc(simcc_x, simcc_y, width=48, height=64), [[20.5, 50.5, 0.4]], atol=1e-5)
