@@ -176,7 +176,7 @@ class Manifest:
 
     def shard_uri(self, shard: str) -> str:
         """Where the shard of a row lies."""
-        return storage.join_uri(self.shard_root, shard)
+        return shard if "://" in shard else storage.join_uri(self.shard_root, shard)
 
 
 def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> Manifest:
@@ -192,7 +192,7 @@ def stream_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> PublishedT
     """
     with SortedTable() as table:
         for row in rows:
-            table.add(_flat(row))
+            table.add(flat_row(row))
         return table.publish(path)
 
 
@@ -211,7 +211,8 @@ def merge_manifests(path: str | Path, parts: Sequence[Manifest]) -> Manifest:
     return Manifest.load(path)
 
 
-def _flat(row: ManifestRow) -> dict[str, str | int | float | None]:
+def flat_row(row: ManifestRow) -> dict[str, str | int | float | None]:
+    """The row by column names, as `SortedTable` takes it."""
     source = {name: getattr(row.source, name) for name in ("source_id", "channel", "licence", "identity", "uri")}
     plain = {name: getattr(row, name) for name in (*TEXT_COLUMNS, *WHOLE_COLUMNS) if name not in source}
     scores = {f"score_{name}": _known(getattr(row.scores, name)) for name in SCORE_NAMES if row.scores is not None}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, UInt64
 
 from lhmforge.datasets.body.params import BodyParams
 
@@ -203,6 +203,28 @@ class GatedTrack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What a sample's footage looks like, in bits that survive re-encoding; says nothing about who is in it.
+
+    Per key frame, ascending in time from the start of the video: a hash of the whole frame and one of the window that
+    the person's box takes up. Hashes of like pictures differ in few bits.
+    """
+
+    times_s: Float32[np.ndarray, " K"]
+    frame_hashes: UInt64[np.ndarray, " K"]
+    person_hashes: UInt64[np.ndarray, " K"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Likeness:
+    """Who a sample shows, as vectors: biometric data, kept apart from everything else."""
+
+    face: Float32[np.ndarray, " F"]  # unit vector; NaN where no face was seen
+    num_faces: int  # pictures behind it
+    body: Float32[np.ndarray, " B"]  # unit vector: colours of head, trunk and legs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackedSample:
     """The members of one sample as they go into a shard, sorted by name, and its manifest row's values."""
 
@@ -216,6 +238,8 @@ class PackedSample:
     end_frame: int
     person: int
     body_digest: str
+    signature: Signature | None = None
+    likeness: Likeness | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import posixpath
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import webdataset as wds
@@ -72,6 +72,36 @@ def write_shard(path: str | Path, samples: Sequence[PackedSample]) -> ShardInfo:
         num_samples=len(ordered),
         num_bytes=published.num_bytes,
         entries=tuple(entries),
+    )
+
+
+def copy_samples(source: str | Path, target: str | Path, entries: Sequence[ShardEntry]) -> ShardInfo:
+    """Publishes a shard that holds the given samples of another one, byte for byte, in the same order.
+
+    Raises `ShardError` when a sample does not have its entry's sha256, `StorageError` when it cannot be written.
+    """
+    ordered = sorted(entries, key=lambda entry: entry.offset)
+    assert ordered, "a shard needs at least one sample"
+    moved: list[ShardEntry] = []
+
+    def chunks() -> Iterator[bytes]:
+        offset = 0
+        for entry in ordered:
+            data = storage.read_bytes(source, offset=entry.offset, num_bytes=entry.num_bytes)
+            if hashlib.sha256(data).hexdigest() != entry.sha256:
+                raise ShardError(f"shard {source} was altered: sample {entry.key} does not have the recorded sha256")
+            moved.append(replace(entry, offset=offset))
+            offset += len(data)
+            yield data
+        yield _END_OF_ARCHIVE
+
+    published = storage.publish(target, chunks())
+    return ShardInfo(
+        name=posixpath.basename(str(target)),
+        sha256=published.sha256,
+        num_samples=len(moved),
+        num_bytes=published.num_bytes,
+        entries=tuple(moved),
     )
 
 

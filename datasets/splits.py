@@ -1,7 +1,8 @@
 """Identity-disjoint splits: whole groups of samples go to training or to evaluation, and a report proves it.
 
-Two samples are in one group when they share an identity (the manifest's `identity`; where that is empty, the channel)
-or come from the same source video, directly or through other samples. A group is never split.
+Two samples are in one group when they share an identity (the manifest's `identity`; where that is empty, the channel),
+an identity cluster or a duplicate group (found by curation over the whole corpus), or come from the same source video,
+directly or through other samples. A group is never split.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from lhmforge.datasets.codecs import encode_json
 from lhmforge.datasets.errors import ShardError
 from lhmforge.datasets.keyed import ids_digest, keyed_order
 from lhmforge.datasets.manifest import Manifest
+
+_LINKS = ("video_digest", "identity_cluster", "duplicate_group")
+_SHARED = (
+    "shared_samples", "shared_videos", "shared_identities", "shared_channels", "shared_clusters", "shared_duplicates",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +52,16 @@ class LeakageReport:
     shared_videos: tuple[str, ...]
     shared_identities: tuple[str, ...]
     shared_channels: tuple[str, ...]
+    shared_clusters: tuple[str, ...]
+    shared_duplicates: tuple[str, ...]
 
     @property
     def disjoint(self) -> bool:
-        return not (self.shared_samples or self.shared_videos or self.shared_identities or self.shared_channels)
+        return not any(getattr(self, name) for name in _SHARED)
 
     def save(self, path: str | Path) -> None:
         """Publishes the report as JSON."""
-        names = ("shared_samples", "shared_videos", "shared_identities", "shared_channels")
-        shared = {name: list(getattr(self, name)) for name in names}
+        shared = {name: list(getattr(self, name)) for name in _SHARED}
         counts = {"num_train": self.num_train, "num_eval": self.num_eval, "disjoint": self.disjoint}
         storage.publish(path, (encode_json({**counts, **shared}),))
 
@@ -109,6 +116,8 @@ def leakage_report(manifest: Manifest, *, train_ids: Sequence[str], eval_ids: Se
         shared_videos=_shared(train["video_digest"], held_out["video_digest"]),
         shared_identities=_shared(train["identity"], held_out["identity"]),
         shared_channels=_shared(nameless_train["channel"], nameless_eval["channel"]),
+        shared_clusters=_shared(train["identity_cluster"], held_out["identity_cluster"]),
+        shared_duplicates=_shared(train["duplicate_group"], held_out["duplicate_group"]),
     )
 
 
@@ -127,11 +136,11 @@ def _groups(rows: pd.DataFrame) -> dict[str, list[str]]:
             node = parent[node]
         return node
 
-    columns = (rows[name] for name in ("key", "identity", "channel", "video_digest"))
+    columns = (rows[name] for name in ("key", "identity", "channel", *_LINKS))
     samples = list(zip(*columns, strict=True))
-    for sample_id, identity, channel, video in samples:
+    for sample_id, identity, channel, *links in samples:
         tokens = [f"identity {identity}"] if identity else [f"channel {channel}"] if channel else []
-        for token in (*tokens, *([f"video {video}"] if video else [])):
+        for token in (*tokens, *(f"{name} {link}" for name, link in zip(_LINKS, links, strict=True) if link)):
             parent[root(token)] = root(f"sample {sample_id}")
     groups: dict[str, list[str]] = {}
     for sample_id, *_ in sorted(samples):

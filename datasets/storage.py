@@ -100,6 +100,20 @@ def list_files(folder: str | Path) -> dict[str, int]:
     return {posixpath.basename(entry["name"]): int(entry["size"]) for entry in entries if entry["type"] == "file"}
 
 
+def find_files(pattern: str | Path) -> list[str]:
+    """The files that a glob pattern (a path or URI with `*`) matches, sorted; none below a missing folder."""
+    filesystem, path = _resolve(pattern)
+    with _explained(f"search {pattern}"):
+        return sorted(filesystem.unstrip_protocol(name) for name in filesystem.glob(path) if filesystem.isfile(name))
+
+
+def remove_folder(folder: str | Path) -> None:
+    """Removes a folder and all below it; a missing one is fine."""
+    filesystem, path = _resolve(folder)
+    with _explained(f"remove {folder}"), contextlib.suppress(FileNotFoundError):
+        filesystem.rm(path, recursive=True)
+
+
 def join_uri(folder: str | Path, *parts: str) -> str:
     """`folder/part/...` for a local path or a URI."""
     return posixpath.join(str(folder), *parts)

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "assets": ("assets", "app"),
     "curate": ("curate", "curate"),
     "fsck": ("curate", "fsck"),
+    "takedown": ("takedown", "takedown"),
     "synthesize": ("synthesize", "synthesize"),
     "evaluate-curation": ("evaluate_curation", "evaluate_curation"),
     "calibrate-gates": ("calibrate_gates", "calibrate_gates"),

@@ -19,6 +19,7 @@ from lhmforge.datasets.errors import ConfigError, ForgeError
 from lhmforge.jobs.recipes import read_json
 from lhmforge.pipelines.backends.roles import BackendSpec
 from lhmforge.pipelines.corpus import is_remote
+from lhmforge.pipelines.corpus_pass import CorpusConfig
 from lhmforge.pipelines.curation import CurationPlan, CurationSummary, plan_curation, run_plan
 from lhmforge.pipelines.executor import UnitDone
 from lhmforge.pipelines.ray_executor import PoolConfig
@@ -51,6 +52,7 @@ class CurateConfig:
     gate: GateStage = field(default_factory=GateStage)
     pack: PackStage = field(default_factory=PackStage)
     limits: UnitLimits = field(default_factory=UnitLimits)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
     videos_per_unit: int = 4
     pools: tuple[PoolConfig, ...] = ()  # roles that live in actors of their own, under Ray
 
@@ -92,6 +94,7 @@ def fake_recipe() -> CurateConfig:
         track=TrackStage(detector=fake, tracker=fake, face=fake, sample_fps=8.0, min_frames=4),
         matte=MatteStage(backend=fake),
         keypoints=KeypointsStage(backend=fake, isolate=False),
+        pack=PackStage(face=fake),
         gate=GateStage(min_frames=3, max_reprojection=0.2, min_matte_iou=0.1, max_jitter=1.0, min_sharpness=0.0),
         videos_per_unit=2,
     )
@@ -133,7 +136,7 @@ def run_curation(
     names, or a local one). Raises `CorpusError`, `ConfigError`, `BackendError`, `AssetError` or `StorageError`; a bad
     video is a row of the manifest, not an error.
     """
-    with _exclusive(output):
+    with exclusive(output):
         planned = plan(config, inputs, output)
         content = encode_json({"config": to_json(config), "inputs": [str(place) for place in inputs]})
         storage.publish(storage.join_uri(output, CONFIG_NAME), (content,))
@@ -141,19 +144,17 @@ def run_curation(
             from lhmforge.jobs.ray_session import ensure_ray
 
             ensure_ray(max(workers, 1))
-        summary = _run_with_bar(planned, workers, config.pools, progress=progress)
-        _write_report(output, config)
+        summary = _run_with_bar(planned, workers, config, progress=progress)
+        write_run_report(output, config)
     return summary
 
 
-def _run_with_bar(
-    planned: CurationPlan, workers: int, pools: tuple[PoolConfig, ...], *, progress: bool
-) -> CurationSummary:
+def _run_with_bar(planned: CurationPlan, workers: int, config: CurateConfig, *, progress: bool) -> CurationSummary:
     """Counts videos as they end where the executor tells, else as their units end."""
     sizes = {task.unit.name: len(task.unit.items) for task in planned.tasks}
     done_before = sum(sizes[name] for name in planned.done)
     seen: set[str] = set()
-    counts_videos = workers <= 1 and not pools
+    counts_videos = workers <= 1 and not config.pools
     with tqdm(total=planned.num_videos, initial=done_before, unit="video", desc="curate", disable=not progress) as bar:
 
         def on_video(source_id: str) -> None:
@@ -164,10 +165,13 @@ def _run_with_bar(
         def on_unit(done: UnitDone) -> None:
             bar.update(0 if counts_videos else done.num_videos)
 
-        return run_plan(planned, workers=workers, pools=pools, on_video=on_video, on_unit=on_unit)
+        return run_plan(
+            planned, workers=workers, pools=config.pools, corpus=config.corpus, on_video=on_video, on_unit=on_unit
+        )
 
 
-def _write_report(output: str | Path, config: CurateConfig) -> None:
+def write_run_report(output: str | Path, config: CurateConfig) -> None:
+    """Writes the QA report of a finished run."""
     from lhmforge.datasets.body.resolve import body_path
     from lhmforge.pipelines.qa.report import ReportConfig, write_report
 
@@ -175,7 +179,7 @@ def _write_report(output: str | Path, config: CurateConfig) -> None:
 
 
 @contextlib.contextmanager
-def _exclusive(output: str | Path) -> Iterator[None]:
+def exclusive(output: str | Path) -> Iterator[None]:
     """Keeps a second run on this machine out of the folder; the lock goes with the process, however that ends."""
     if is_remote(str(output)):
         yield

@@ -32,12 +32,16 @@ _THREADS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusItem:
-    """A source with what the file system says about it; `duplicate_of` names the first source of equal content."""
+    """A source with what the file system says about it.
+
+    `duplicate_of` names the first source of equal content; `taken_down`: its samples were withdrawn for good.
+    """
 
     source: SourceVideo
     num_bytes: int  # -1: not readable
     mtime_ns: int  # 0: the store does not tell
     duplicate_of: str = ""
+    taken_down: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

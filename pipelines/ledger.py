@@ -13,14 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from lhmforge.datasets import storage
 from lhmforge.datasets.config_json import JsonValue, from_json, to_json
 from lhmforge.datasets.errors import ConfigError, StorageError
 from lhmforge.datasets.manifest import ManifestRow
+from lhmforge.datasets.records import Signature
 from lhmforge.pipelines.chain import StageCount
 from lhmforge.pipelines.corpus import is_remote
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 AttemptState: TypeAlias = Literal["started", "failed", "interrupted", "finished"]
 
 
@@ -40,7 +43,7 @@ class VideoOutcome:
     """The terminal state of one video."""
 
     source_id: str
-    state: Literal["done", "quarantined"]
+    state: Literal["done", "quarantined", "taken_down"]
     digest: str
     num_bytes: int
     mtime_ns: int
@@ -66,8 +69,37 @@ class StageTotal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSignature:
+    """The signature of one sample in JSON: times in ms, hashes as 16 hex digits each."""
+
+    key: str
+    times_ms: tuple[int, ...]
+    frames: str
+    persons: str
+
+    @classmethod
+    def of(cls, key: str, signature: Signature) -> StoredSignature:
+        """The stored form."""
+        return cls(
+            key=key,
+            times_ms=tuple(round(1000 * float(time)) for time in signature.times_s),
+            frames=signature.frame_hashes.astype(">u8").tobytes().hex(),
+            persons=signature.person_hashes.astype(">u8").tobytes().hex(),
+        )
+
+    @property
+    def signature(self) -> Signature:
+        """The signature again."""
+        return Signature(
+            times_s=np.array(self.times_ms, np.float32) / np.float32(1000),
+            frame_hashes=np.frombuffer(bytes.fromhex(self.frames), ">u8").astype(np.uint64),
+            person_hashes=np.frombuffer(bytes.fromhex(self.persons), ">u8").astype(np.uint64),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRecord:
-    """The completion record of a unit."""
+    """The completion record of a unit; `likeness` is the sha256 of its file of face vectors (empty: it has none)."""
 
     version: int
     unit: str
@@ -77,6 +109,8 @@ class UnitRecord:
     stages: tuple[StageTotal, ...]
     rows: tuple[ManifestRow, ...]
     seconds: float
+    signatures: tuple[StoredSignature, ...] = ()
+    likeness: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

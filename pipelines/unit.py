@@ -20,8 +20,10 @@ from lhmforge.pipelines.chain import ChainResult, chain_fingerprints, run_chain
 from lhmforge.pipelines.context import BackendPool, UnitContext, single_threaded
 from lhmforge.pipelines.corpus import CorpusItem, WorkUnit
 from lhmforge.pipelines.ledger import RECORD_VERSION, Ledger, UnitAttempts, UnitRecord
+from lhmforge.pipelines.likeness_files import likeness_place, write_likenesses
 from lhmforge.pipelines.stage import Stage
-from lhmforge.pipelines.unit_record import Outcome, ShardWriter, to_record
+from lhmforge.pipelines.takedown_list import withdrawn
+from lhmforge.pipelines.unit_record import Outcome, ShardWriter, likenesses_of, to_record
 from lhmforge.pipelines.watchdog import watchdog
 
 _log = logging.getLogger(__name__)
@@ -108,6 +110,7 @@ def curate_unit(
             for path in outcome.result.paths
         ],
     )
+    likeness = write_likenesses(likeness_place(task.root, task.unit.name), likenesses_of(outcomes))
     record = to_record(
         task.unit.name,
         task.fingerprint,
@@ -116,6 +119,7 @@ def curate_unit(
         outcomes=outcomes,
         writer=writer,
         seconds=time.monotonic() - started,
+        likeness=likeness,
     )
     ledger.write_record(record)
     attempts.forget()
@@ -126,6 +130,8 @@ def _curate_item(
     item: CorpusItem, task: UnitTask, ledger: Ledger, attempts: UnitAttempts, context: UnitContext
 ) -> Outcome:
     source = item.source
+    if item.taken_down:
+        return Outcome(item, _only(withdrawn(source.source_id)), 0)
     if item.duplicate_of:
         detail = f"same bytes as {item.duplicate_of}"
         reject = Reject(key=source.source_id, source=source, stage=DEDUP, reason="duplicate_content", detail=detail)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lhmforge.datasets.manifest import QUARANTINED, REJECTED, ManifestRow, accepted_row, rejected_row
-from lhmforge.datasets.records import PackedSample
+from lhmforge.datasets.records import Likeness, PackedSample
 from lhmforge.datasets.shards import ShardEntry, write_shard
 from lhmforge.pipelines.chain import ChainResult, StageCost
 from lhmforge.pipelines.corpus import CorpusItem
@@ -15,6 +16,7 @@ from lhmforge.pipelines.ledger import (
     RECORD_VERSION,
     Ledger,
     ShardRecord,
+    StoredSignature,
     UnitRecord,
     VideoOutcome,
     modified_ns,
@@ -79,6 +81,7 @@ def to_record(
     outcomes: Sequence[Outcome],
     writer: ShardWriter,
     seconds: float,
+    likeness: str = "",
 ) -> UnitRecord:
     """The completion record of a unit whose shards are published; `chain` is the fingerprint of its stages."""
     costs = [cost for outcome in outcomes for cost in outcome.result.costs]
@@ -95,14 +98,27 @@ def to_record(
         stages=total_by_stage(stage_names, counts, by_stage),
         rows=tuple(row for outcome in outcomes for row in _to_rows(outcome, chain, writer)),
         seconds=round(seconds, 3),
+        signatures=tuple(
+            StoredSignature.of(sample.key, sample.signature)
+            for outcome in outcomes
+            for sample in outcome.result.samples
+            if sample.signature is not None
+        ),
+        likeness=likeness,
     )
+
+
+def likenesses_of(outcomes: Sequence[Outcome]) -> dict[str, Likeness]:
+    """Sample key -> vectors, of the samples that have some."""
+    samples = [sample for outcome in outcomes for sample in outcome.result.samples]
+    return {sample.key: sample.likeness for sample in samples if sample.likeness is not None}
 
 
 def _to_video(outcome: Outcome) -> VideoOutcome:
     result = outcome.result
     return VideoOutcome(
         source_id=outcome.item.source.source_id,
-        state="quarantined" if outcome.status == QUARANTINED else "done",
+        state=_state(outcome),
         digest=result.video.digest if result.video else "",
         num_frames=result.video.num_frames if result.video else 0,
         duration_s=result.video.duration_s if result.video else 0.0,
@@ -114,6 +130,12 @@ def _to_video(outcome: Outcome) -> VideoOutcome:
         attempts=outcome.attempts,
         seconds=round(sum((cost.seconds for cost in result.costs if not cost.cached), 0.0), 3),
     )
+
+
+def _state(outcome: Outcome) -> Literal["done", "quarantined", "taken_down"]:
+    if outcome.item.taken_down:
+        return "taken_down"
+    return "quarantined" if outcome.status == QUARANTINED else "done"
 
 
 def _to_rows(outcome: Outcome, chain: str, writer: ShardWriter) -> list[ManifestRow]:

@@ -34,6 +34,7 @@ FENCES = {
     "transformers": ("pipelines/backends/",),
     "decord": ("pipelines/video", "pipelines/decod"),
     "viser": ("jobs/",),
+    "faiss": ("pipelines/identity_clusters.py",),
 }
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pandas as pd
 
 from lhmforge.datasets import storage
 from lhmforge.datasets.manifest import QUARANTINED, Manifest
+from lhmforge.pipelines.corpus_pass import NEAR_DUPLICATE
 from lhmforge.pipelines.ledger import Ledger, StageTotal, VideoOutcome
+from lhmforge.pipelines.takedown_list import REASON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,7 @@ def read_run(output_dir: str | Path) -> RunData:
     records = [record for name in ledger.unit_names() if (record := ledger.read_record(name)) is not None]
     totals = _sum_stages([stage for record in records for stage in record.stages])
     videos = tuple(video for record in records for video in record.videos)
-    funnel = _funnel(manifest, totals, num_videos=len(videos))
+    funnel = _funnel(manifest, totals, videos)
     return RunData(
         manifest=manifest, videos=videos, funnel=funnel, discrepancies=tuple(_discrepancies(manifest, videos, funnel))
     )
@@ -74,36 +78,34 @@ def _sum_stages(stages: list[StageTotal]) -> list[StageTotal]:
     ]
 
 
-def _funnel(manifest: Manifest, totals: list[StageTotal], *, num_videos: int) -> tuple[FunnelStep, ...]:
-    """A first step for videos that never entered the stages (duplicates, quarantined), then the stages."""
-    rejected = manifest.rejected()
+def _funnel(manifest: Manifest, totals: list[StageTotal], videos: tuple[VideoOutcome, ...]) -> tuple[FunnelStep, ...]:
+    """A step for videos that never entered (duplicates, quarantined), the stages, and what ended samples afterwards."""
     if not totals:
         return ()
-    names = [total.stage for total in totals]
-    never_in = rejected[~rejected["stage"].isin(names) | (rejected["status"] == QUARANTINED)]
-    steps = [
-        FunnelStep(
-            stage="corpus",
-            num_in=num_videos,
-            num_out=totals[0].num_in,
-            reasons=_reasons(list(never_in["reason"])),
-            seconds=0.0,
-            cached_seconds=0.0,
-        )
-    ]
-    inside = rejected.drop(index=never_in.index)
+    rejected, names = manifest.rejected(), [total.stage for total in totals]
+    withdrawn = [video for video in videos if video.state == "taken_down" and video.attempts > 0]
+    later = (rejected["reason"] == NEAR_DUPLICATE) | rejected["source_id"].isin([v.source_id for v in withdrawn])
+    never_in = ~later & (~rejected["stage"].isin(names) | (rejected["status"] == QUARANTINED))
+    steps = [_step("corpus", len(videos), totals[0].num_in, rejected["reason"][never_in])]
+    inside = rejected[~never_in & ~later]
     for total in totals:
-        steps.append(
-            FunnelStep(
-                stage=total.stage,
-                num_in=total.num_in,
-                num_out=total.num_out,
-                reasons=_reasons(list(inside["reason"][inside["stage"] == total.stage])),
-                seconds=total.seconds,
-                cached_seconds=total.cached_seconds,
-            )
-        )
+        reasons = inside["reason"][inside["stage"] == total.stage]
+        step = _step(total.stage, total.num_in, total.num_out, reasons)
+        steps.append(replace(step, seconds=total.seconds, cached_seconds=total.cached_seconds))
+    num_left = totals[-1].num_out
+    if withdrawn:  # the units' counts are of the time before
+        gone = sum(video.num_accepted for video in withdrawn)
+        steps.append(_step("takedown", num_left, num_left - gone, rejected["reason"][rejected["reason"] == REASON]))
+        num_left -= gone
+    alike = rejected["reason"][rejected["reason"] == NEAR_DUPLICATE]
+    if len(alike):
+        steps.append(_step("dedup", num_left, num_left - len(alike), alike))
     return tuple(steps)
+
+
+def _step(stage: str, num_in: int, num_out: int, reasons: pd.Series) -> FunnelStep:
+    counts = _reasons(list(reasons))
+    return FunnelStep(stage=stage, num_in=num_in, num_out=num_out, reasons=counts, seconds=0.0, cached_seconds=0.0)
 
 
 def _reasons(reasons: list[str]) -> tuple[ReasonCount, ...]:
@@ -122,10 +124,12 @@ def _discrepancies(manifest: Manifest, videos: tuple[VideoOutcome, ...], funnel:
     if funnel[0].num_in != funnel[0].num_out + funnel[0].num_rejected:
         found.append(f"{funnel[0].num_in} videos, but {funnel[0].num_out} entered and {funnel[0].num_rejected} did not")
     turned_down, accepted = len(manifest.rejected()), len(manifest.accepted())
+    num_alike = int((manifest.frame["reason"] == NEAR_DUPLICATE).sum())
     if (in_funnel := sum(step.num_rejected for step in funnel)) != turned_down:
         found.append(f"the funnel ends {in_funnel} records, the manifest lists {turned_down}")
     if funnel[-1].num_out != accepted:
         found.append(f"the last stage passed {funnel[-1].num_out} samples on, the manifest lists {accepted}")
-    if (counted := sum(video.num_accepted for video in videos)) != accepted:
+    counted = sum(video.num_accepted for video in videos if video.state != "taken_down") - num_alike
+    if counted != accepted:
         found.append(f"the videos count {counted} samples, the manifest lists {accepted}")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import cv2
@@ -15,8 +15,12 @@ from lhmforge.datasets.codecs import decode_png
 from lhmforge.datasets.errors import ConfigError
 from lhmforge.datasets.records import AlphaCrop, GatedTrack, PackedSample, Reject
 from lhmforge.datasets.sample import MAX_FRAMES, SampleContent, StoredFrame, build_sample
+from lhmforge.pipelines.backends.registry import load_backend
+from lhmforge.pipelines.backends.roles import BackendSpec
+from lhmforge.pipelines.likeness import LikenessBuilder
 from lhmforge.pipelines.stage import StageContext
 
+_DEFAULT_FACE = BackendSpec(name="sface")
 WINDOW_VALUES = ("window_x0_px", "window_y0_px", "window_x1_px", "window_y1_px")
 _MATTE_THRESHOLD = 13  # of 255: fainter pixels do not widen a window
 
@@ -26,11 +30,12 @@ class PackStage:
     """Writes samples of at most `max_frames` frames each, split evenly, from the frames that the gate kept.
 
     A frame's window is the matte's box grown by `margin` of its longer side on each side, inside the frame, and is
-    shrunk (never enlarged) to fit `max_width_px` x `max_height_px`.
+    shrunk (never enlarged) to fit `max_width_px` x `max_height_px`. On the way each sample gets its signature, and,
+    unless `face` is None, vectors of face and clothes, which are biometric data (see `pipelines.likeness_files`).
     """
 
     name: ClassVar[str] = "pack"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts: ClassVar[type] = GatedTrack
     produces: ClassVar[type] = PackedSample
 
@@ -39,6 +44,7 @@ class PackStage:
     margin: float = 0.15
     max_frames: int = 128
     jpeg_quality: int = 92
+    face: BackendSpec | None = _DEFAULT_FACE
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_frames <= MAX_FRAMES:
@@ -49,7 +55,7 @@ class PackStage:
             raise ConfigError("pack: margin must lie in 0..1 and jpeg_quality in 1..100")
 
     def weight_digests(self) -> Sequence[str]:
-        return ()
+        return () if self.face is None else load_backend("face", self.face).weight_digests()
 
     def __call__(self, record: GatedTrack, context: StageContext) -> Iterator[PackedSample | Reject]:
         kept = np.flatnonzero(record.frame_ok)
@@ -75,7 +81,10 @@ class PackStage:
         keypoints, mattes = fitted.keypointed.keypoints, fitted.keypointed.matted.alphas
         indices = track.frame_indices[places]
         frames, points, intrinsics, crops = [], [], [], []
-        for place, box, image in zip(places, boxes, context.frames(video, indices), strict=True):
+        likeness = LikenessBuilder(fitted, places, context.backend("face", self.face) if self.face else None)
+        decoded = context.frames(video, indices)
+        for number, (place, box, image) in enumerate(zip(places.tolist(), boxes, decoded, strict=True)):
+            likeness.show(number, place, image)
             crop = _Crop.around(box, image.shape[1], image.shape[0], self)
             crops.append(crop.window)
             frames.append(crop.encode(image, mattes[place], quality=self.jpeg_quality))
@@ -97,7 +106,7 @@ class PackStage:
                 **dict(zip(WINDOW_VALUES, np.array(crops, np.float32).T, strict=True)),
             },
         )
-        return build_sample(
+        sample = build_sample(
             content,
             key=f"{record.key}_{part:02d}",
             source=video.source,
@@ -108,6 +117,7 @@ class PackStage:
             person=track.person,
             body_digest=fitted.body_digest,
         )
+        return replace(sample, signature=likeness.signature(), likeness=likeness.likeness())
 
 
 def matte_window(matte: AlphaCrop) -> tuple[int, int, int, int] | None:

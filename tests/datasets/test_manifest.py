@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lhmforge.datasets import manifest_table
 from lhmforge.datasets.errors import ShardError, StorageError
 from lhmforge.datasets.manifest import (
     MANIFEST_SCHEMA,
@@ -101,6 +102,31 @@ def test_same_rows_same_file(tmp_path: Path) -> None:
     write_manifest(tmp_path / "1.parquet", [accepted("a"), rejected("r")])
     write_manifest(tmp_path / "2.parquet", [rejected("r"), accepted("a")])
     assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
+
+
+def test_more_rows_than_one_run_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs on disk, ranges and row groups change neither order, content nor bytes."""
+    rows = [accepted(f"k{(n * 7919) % 1000:04d}") if n % 3 else rejected(f"k{n % 50:04d}") for n in range(1000)]
+    rows = list({(row.key, row.status): row for row in rows}.values())
+    write_manifest(tmp_path / "whole.parquet", rows)
+    monkeypatch.setattr(manifest_table, "_GROUP_ROWS", 70)
+    monkeypatch.setattr(manifest_table, "_SAMPLE_EVERY", 9)
+    for name, order in (("one", rows), ("two", rows[::-1])):
+        write_manifest(tmp_path / f"{name}.parquet", order)
+    whole, parts = (Manifest.load(tmp_path / f"{name}.parquet") for name in ("whole", "one"))
+    assert parts.digest == whole.digest and parts.frame.equals(whole.frame)
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+    groups = pq.ParquetFile(tmp_path / "one.parquet").metadata
+    assert groups.num_row_groups == -(-len(rows) // 70) and groups.row_group(0).num_rows == 70
+    with pytest.raises(ShardError, match="listed twice"):
+        write_manifest(tmp_path / "bad.parquet", [*rows, accepted("k0001")])
+
+
+def test_a_manifest_of_version_1_is_read(tmp_path: Path) -> None:
+    old = Path(__file__).parent.parent / "golden" / "manifest_version_1.parquet"
+    manifest = Manifest.load(old)
+    assert manifest.ids() == ("a", "b") and set(manifest.frame["identity_cluster"]) == {""}
+    assert list(manifest.frame.columns) == list(MANIFEST_SCHEMA.names)
 
 
 def test_what_cannot_be_right_is_refused(tmp_path: Path) -> None:

@@ -87,6 +87,27 @@ def test_the_report_sees_leaks(make_manifest: Callable[[list[Sample]], Manifest]
     assert isinstance(saved, dict) and saved["disjoint"] is False and saved["shared_channels"] == ["y"]
 
 
+def test_clusters_and_duplicates_hold_samples_together(tmp_path: Path) -> None:
+    def row(key: str, cluster: str, group: str) -> ManifestRow:
+        source = SourceVideo(uri="", source_id=key)
+        return ManifestRow(
+            key=key, status="accepted", stage="pack", source=source, video_digest=f"v{key}",
+            identity_cluster=cluster, duplicate_group=group,
+        )  # fmt: skip
+
+    rows = [row("a", "p1", ""), row("b", "p1", "d1"), row("c", "", "d1"), row("d", "p2", ""), row("e", "", "")]
+    manifest = write_manifest(tmp_path / "m.parquet", rows)
+    for number in range(8):
+        split = split_by_identity(manifest, num_eval=1, key=str(number))
+        assert split.num_train_groups == 2
+        assert len({"a", "b", "c"} & set(split.eval_ids)) in (0, 3)
+    report = leakage_report(manifest, train_ids=["a", "c", "d"], eval_ids=["b", "e"])
+    assert report.shared_clusters == ("p1",) and report.shared_duplicates == ("d1",) and not report.disjoint
+    report.save(tmp_path / "leakage.json")
+    saved = decode_json((tmp_path / "leakage.json").read_bytes())
+    assert isinstance(saved, dict) and saved["shared_clusters"] == ["p1"] and saved["shared_duplicates"] == ["d1"]
+
+
 def test_impossible_requests(make_manifest: Callable[[list[Sample]], Manifest]) -> None:
     manifest = make_manifest([("a", "", "v0"), ("a", "", "v1")])
     with pytest.raises(ShardError, match="1 identities"):

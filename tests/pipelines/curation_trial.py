@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,7 +16,17 @@ from typing import ClassVar
 import numpy as np
 
 from lhmforge.datasets import storage
-from lhmforge.datasets.records import Clip, PackedSample, Reject, SourceVideo, Track, TrackScores, Video
+from lhmforge.datasets.records import (
+    Clip,
+    Likeness,
+    PackedSample,
+    Reject,
+    Signature,
+    SourceVideo,
+    Track,
+    TrackScores,
+    Video,
+)
 from lhmforge.pipelines.curation import CurationSummary, plan_curation, run_plan
 from lhmforge.pipelines.stage import StageContext
 from lhmforge.pipelines.stages.probe import ProbeStage
@@ -111,6 +122,8 @@ class TrialPack:
             end_frame=clip.end_frame,
             person=0,
             body_digest="",
+            signature=_signature(record),
+            likeness=Likeness(face=np.eye(4, dtype=np.float32)[0], num_faces=2, body=np.eye(3, dtype=np.float32)[0]),
         )
 
     def weight_digests(self) -> Sequence[str]:
@@ -158,6 +171,13 @@ def shard_digests(root: str | Path) -> dict[str, str]:
     """Name -> sha256 of every shard."""
     folder = storage.join_uri(root, "shards")
     return {name: storage.file_digest(storage.join_uri(folder, name)).sha256 for name in storage.list_files(folder)}
+
+
+def _signature(record: Track) -> Signature:
+    """Hashes that follow the boxes, so that equal footage has equal ones."""
+    hashes = np.array([zlib.crc32(box.tobytes()) * 0x9E3779B97F4A7C15 % 2**64 for box in record.boxes_px], np.uint64)
+    times = np.arange(len(hashes), dtype=np.float32) / 4
+    return Signature(times_s=times, frame_hashes=hashes, person_hashes=hashes)
 
 
 def _note(log: str, stage: str, source: SourceVideo) -> None:
