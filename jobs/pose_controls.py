@@ -41,9 +41,7 @@ def _fingers(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if "thumb" not in name)
 
 
-def _one(
-    group: str, label: str, name: str, axis: Axis, sign: int, low: int, high: int
-) -> PoseControl:
+def _one(group: str, label: str, name: str, axis: Axis, sign: int, low: int, high: int) -> PoseControl:
     return PoseControl(group=group, label=label, joints=(name,), axis=axis, sign=sign, low=low, high=high)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float32
+from torch import Tensor
 
 from lhmforge.datasets.batch import BodyBatch
 from lhmforge.datasets.body.motion_file import with_expression_size
@@ -62,13 +63,18 @@ def rig_of(avatar: Avatar) -> Rig:
     # The release's mode does not let joints follow the expression; the rig then holds zeros.
     follow = torch.zeros_like(skinner.joints_exprdirs) if skinner.compat else skinner.joints_exprdirs
     return Rig(
-        weights=skinner.weights.cpu().numpy(),
+        weights=_one_person(skinner.weights_at(avatar.canonical.offsets.float())).cpu().numpy(),
         joints_rest_m=joints.cpu().numpy(),
         parents=np.array(skinner.parents, np.int64),
         expression_directions_m=skinner.exprdirs.cpu().numpy(),
         joint_expression_directions_m=follow.cpu().numpy(),
         betas=betas.cpu().numpy(),
     )
+
+
+def _one_person(weights: Tensor) -> Tensor:
+    """[N,55] of weights that may be per person."""
+    return weights[0] if weights.dim() == 3 else weights
 
 
 def _fit_length(values: Float32[np.ndarray, " A"], length: int) -> Float32[np.ndarray, " B"]:

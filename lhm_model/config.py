@@ -9,6 +9,7 @@ from lhmforge.datasets.errors import ConfigError
 
 EncoderKind = Literal["small", "vit", "sapiens", "dinov2"]
 Architecture = Literal["body_head", "plain"]
+Skinning = Literal["nearest", "barycentric", "diffused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,11 @@ class ModelConfig:
     `compat` reproduces the public release: the context feed-forward of every block but the last is added twice, a
     point takes the attributes of its nearest vertex, the way back from the canonical pose blends inverse transforms,
     and scales of upper-body points are clamped. The clean mode (default) does none of this.
+
+    `skinning` (None: `nearest` in compat mode, else `barycentric`) says where a Gaussian's joint weights come from;
+    `diffused` takes them from a volume around the body (`volume_spacing_m` between its voxels), except at hands and
+    face. `unturned_points` is a user's npz with `masks`, one number per body vertex: Gaussians whose nearest vertex
+    has a positive one never rotate with the body (the release's `human_prior_constrain.npz`).
     """
 
     name: str
@@ -99,8 +105,13 @@ class ModelConfig:
     head_token_shrinkage: float = 0.5  # at most this share of head tokens is masked in training; 0 = off
     checkpoint_blocks: bool = False  # recompute each block in the backward pass; only where memory needs it
     compat: bool = False
+    skinning: Skinning | None = None
+    volume_spacing_m: float = 0.02
+    unturned_points: str = ""
 
     def __post_init__(self) -> None:
+        if not 0.005 <= self.volume_spacing_m <= 0.1:
+            raise ConfigError(f"model: volume_spacing_m {self.volume_spacing_m} must lie in 0.005 .. 0.1")
         if self.width % self.num_heads:
             raise ConfigError(f"model: width {self.width} is not a multiple of num_heads {self.num_heads}")
         if not 0.0 < self.head_point_fraction < 1.0:
@@ -117,6 +128,11 @@ class ModelConfig:
     @property
     def num_head_points(self) -> int:
         return self.num_points - self.num_body_points
+
+    @property
+    def skinning_kind(self) -> Skinning:
+        """`skinning`, or what the mode does without it."""
+        return self.skinning or ("nearest" if self.compat else "barycentric")
 
     @property
     def context_channels(self) -> int:

@@ -17,7 +17,7 @@ from lhmforge.lhm_model.gaussians import CanonicalGaussians, PosedGaussians, Ren
 from lhmforge.lhm_model.network import LHMNetwork
 from lhmforge.lhm_model.query_points import QueryPoints, sample_query_points
 from lhmforge.lhm_model.render import render_gaussians
-from lhmforge.lhm_model.skinning import Skinner
+from lhmforge.lhm_model.skinning import Skinner, SkinningConfig
 
 POINT_KEYS = ("query_vertex_ids", "query_barycentric", "query_topology")
 
@@ -51,7 +51,7 @@ class LHM(LHMNetwork):
                 f"{config.name!r} has {config.num_points} with {config.num_body_points}"
             )
         self.points_digest, self.topology_digest = points.digest, points.topology_digest
-        self.skinner = Skinner(body, points, leg_spread_deg=config.canonical_leg_spread_deg, compat=config.compat)
+        self.skinner = Skinner(body, points, skinning_config(config))
         self.register_buffer("query_vertex_ids", points.vertex_ids.clone())
         self.register_buffer("query_barycentric", points.barycentric.clone())
         self.register_buffer("query_topology", _digest_tensor(points.topology_digest))
@@ -109,6 +109,17 @@ class LHM(LHMNetwork):
         """The Gaussians in every pose of `body`, in world coordinates."""
         posed: PosedGaussians = self.skinner(canonical, body)
         return posed
+
+
+def skinning_config(config: ModelConfig) -> SkinningConfig:
+    """How the Gaussians of a model follow the body."""
+    return SkinningConfig(
+        kind=config.skinning_kind,
+        compat=config.compat,
+        leg_spread_deg=config.canonical_leg_spread_deg,
+        volume_spacing_m=config.volume_spacing_m,
+        unturned_file=config.unturned_points,
+    )
 
 
 def query_points_of(state: Mapping[str, Tensor], num_body: int) -> QueryPoints:

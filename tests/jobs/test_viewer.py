@@ -24,7 +24,7 @@ from lhmforge.lhm_model.config import preset
 from lhmforge.lhm_model.ply import GaussianCloud
 from lhmforge.lhm_model.query_points import sample_query_points
 from lhmforge.lhm_model.rig import Rig, RiggedAvatar
-from lhmforge.lhm_model.skinning import Skinner
+from lhmforge.lhm_model.skinning import Skinner, SkinningConfig
 
 _spec = importlib.util.spec_from_file_location("lhmforge_test_browser", Path(__file__).with_name("browser.py"))
 assert _spec is not None and _spec.loader is not None
@@ -39,7 +39,7 @@ def avatar(tmp_path_factory: pytest.TempPathFactory) -> RiggedAvatar:
     """The toy body's surface, its head red and the rest blue."""
     body = BodyModel.load(write_toy_body(tmp_path_factory.mktemp("body") / "toy.npz"))
     points = sample_query_points(body, replace(preset("tiny"), num_points=1500))
-    skinner = Skinner(body, points, leg_spread_deg=20.0, compat=False)
+    skinner = Skinner(body, points, SkinningConfig())
     count = points.num_points
     is_head = np.arange(count) >= points.num_body
     rig = Rig(

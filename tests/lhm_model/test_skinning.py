@@ -16,7 +16,7 @@ from lhmforge.lhm_model.config import ModelConfig
 from lhmforge.lhm_model.gaussians import CanonicalGaussians
 from lhmforge.lhm_model.query_points import QueryPoints, sample_query_points
 from lhmforge.lhm_model.rotations import matrix_to_quaternion, quaternion_multiply
-from lhmforge.lhm_model.skinning import Skinner
+from lhmforge.lhm_model.skinning import Skinner, SkinningConfig
 
 Poses = Callable[..., BodyBatch]
 
@@ -26,7 +26,11 @@ def _at_vertices(body: BodyModel, config: ModelConfig, *, compat: bool = False) 
     corner = torch.zeros_like(points.barycentric)
     corner[:, 0] = 1.0
     points = replace(points, barycentric=corner)
-    return Skinner(body, points, leg_spread_deg=20.0, compat=compat), points
+    return Skinner(body, points, _config(compat)), points
+
+
+def _config(compat: bool) -> SkinningConfig:
+    return SkinningConfig(kind="nearest" if compat else "barycentric", compat=compat)
 
 
 def _gaussians(batch: int, num_points: int, *, seed: int | None = None) -> CanonicalGaussians:
@@ -97,8 +101,8 @@ def test_compat_takes_the_nearest_vertex_and_clean_the_mean(
     toy_body: BodyModel, toy_config: ModelConfig, random_body_batch: Poses
 ) -> None:
     points = sample_query_points(toy_body, toy_config)
-    clean = Skinner(toy_body, points, leg_spread_deg=20.0, compat=False)
-    compat = Skinner(toy_body, points, leg_spread_deg=20.0, compat=True)
+    clean = Skinner(toy_body, points, _config(False))
+    compat = Skinner(toy_body, points, _config(True))
     torch.testing.assert_close(compat.weights, points.nearest(toy_body.weights))
     torch.testing.assert_close(clean.weights, points.interpolate(toy_body.weights))
     assert not torch.allclose(clean.weights, compat.weights)
