@@ -73,6 +73,9 @@ def _differences(left: JsonValue, right: JsonValue, where: str) -> list[str]:
         for name in dict.fromkeys([*left, *right]):
             lines += _differences(left.get(name), right.get(name), f"{where}.{name}")
         return lines
+    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        pairs = enumerate(zip(left, right, strict=True))
+        return [line for index, pair in pairs for line in _differences(*pair, f"{where}[{index}]")]
     return [] if left == right else [f"{where}: {left!r} -> {right!r}"]
 
 

@@ -6,7 +6,6 @@ that neighbouring draws read neighbouring bytes.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from jaxtyping import Int64
 from lhmforge.datasets import storage
 from lhmforge.datasets.errors import ShardError
 from lhmforge.datasets.manifest import Manifest
+from lhmforge.datasets.mixture import Seat, block_seats
 from lhmforge.datasets.shards import ShardEntry
 
 
@@ -76,7 +76,11 @@ def epoch_order(shard_of: Int64[np.ndarray, " N"], *, seed: int, epoch: int, blo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingDraws:
-    """The draws of one rank from `first` on: runs of `batch_size`, `stride` apart; endless."""
+    """The draws of one rank from `first` on: runs of `batch_size`, `stride` apart; endless.
+
+    `sources` are disjoint lists of sample indices; with several, draws are shared by `weights` within every
+    `mixture_block` (see `mixture`), and each source has epochs of its own.
+    """
 
     shard_of: Int64[np.ndarray, " N"]
     seed: int
@@ -84,19 +88,40 @@ class TrainingDraws:
     first: int
     stride: int
     batch_size: int
+    sources: tuple[Int64[np.ndarray, " _"], ...] = ()  # empty: one source of all samples
+    weights: tuple[float, ...] = (1.0,)
+    mixture_block: int = 1
 
     def of_worker(self, worker: int, num_workers: int) -> Iterator[Draw]:
         """Every `num_workers`-th run, beginning with the `worker`-th."""
-        num_samples = len(self.shard_of)
-        epoch, order = -1, np.empty(0, np.int64)
+        orders = [_SourceOrder(self, members) for members in self.sources or (np.arange(len(self.shard_of)),)]
+        at, seats = -1, list[Seat]()
         start = self.first + worker * self.stride
         while True:
             for number in range(start, start + self.batch_size):
-                if number // num_samples != epoch:
-                    epoch = number // num_samples
-                    order = epoch_order(self.shard_of, seed=self.seed, epoch=epoch, block=self.block)
-                yield Draw(number=number, sample=int(order[number % num_samples]))
+                seat = Seat(source=0, index=number)
+                if len(orders) > 1:
+                    if number // self.mixture_block != at:
+                        at = number // self.mixture_block
+                        seats = block_seats(at, block=self.mixture_block, weights=self.weights, seed=self.seed)
+                    seat = seats[number % self.mixture_block]
+                yield Draw(number=number, sample=orders[seat.source].sample(seat.index))
             start += num_workers * self.stride
+
+
+class _SourceOrder:
+    """The endless order of one source's samples; remembers the epoch it is in."""
+
+    def __init__(self, draws: TrainingDraws, members: Int64[np.ndarray, " N"]) -> None:
+        self._draws, self._members = draws, members
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def sample(self, index: int) -> int:
+        epoch, place = divmod(index, len(self._members))
+        if epoch != self._epoch:
+            draws, shards = self._draws, self._draws.shard_of[self._members]
+            self._epoch, self._order = epoch, epoch_order(shards, seed=draws.seed, epoch=epoch, block=draws.block)
+        return int(self._members[self._order[place]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,13 +155,15 @@ def evaluation_order(num_samples: int, *, batch_size: int, rank: int, world_size
 def _require_shards(manifest: Manifest, rows: pd.DataFrame) -> None:
     """One listing per folder, so that a missing file is told before hours of training and not after."""
     ends = rows.assign(end=rows["offset"] + rows["num_bytes"]).groupby("shard")["end"].max().to_dict()
+    places = {shard: manifest.shard_uri(shard) for shard in ends}
     sizes = {
-        posixpath.join(folder, name): size
-        for folder in sorted({posixpath.dirname(shard) for shard in ends})
-        for name, size in storage.list_files(storage.join_uri(manifest.shard_root, folder)).items()
+        storage.join_uri(folder, name): size
+        for folder in sorted({storage.parent_uri(uri) for uri in places.values()})
+        for name, size in storage.list_files(folder).items()
     }
     for shard, end in ends.items():
-        if shard not in sizes:
-            raise ShardError(f"shard {manifest.shard_uri(shard)} is missing; the manifest needs it (try lhmforge fsck)")
-        if sizes[shard] < end:
-            raise ShardError(f"shard {manifest.shard_uri(shard)} is torn: it has {sizes[shard]} bytes, not {end}")
+        uri = places[shard]
+        if uri not in sizes:
+            raise ShardError(f"shard {uri} is missing; the manifest needs it (try lhmforge fsck)")
+        if sizes[uri] < end:
+            raise ShardError(f"shard {uri} is torn: it has {sizes[uri]} bytes, not {end}")

@@ -24,6 +24,7 @@ from lhmforge.datasets.draws import Draw, EvaluationDraws, SampleIndex, Training
 from lhmforge.datasets.errors import ConfigError, ForgeError, ShardError
 from lhmforge.datasets.keyed import ids_digest
 from lhmforge.datasets.manifest import Manifest
+from lhmforge.datasets.mixture import Mixture, MixturePart
 from lhmforge.datasets.sample import parse_sample
 from lhmforge.datasets.sampling import SamplingConfig, evaluation_example, training_example
 from lhmforge.datasets.shards import read_sample
@@ -58,13 +59,30 @@ class BatchLoader:
     """
 
     def __init__(
-        self, config: LoaderConfig, manifest: Manifest, ids: Sequence[str], *, rank: int = 0, world_size: int = 1
+        self,
+        config: LoaderConfig,
+        manifest: Manifest,
+        ids: Sequence[str],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        mixture: Mixture | None = None,
     ) -> None:
+        """`mixture` shares the draws between parts that hold all of `ids`; without it all samples are alike."""
         assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
         self._config = config
         self._index = build_index(manifest, sorted(ids))
         self._rank, self._world_size = rank, world_size
         self._position = 0
+        self._mixture = mixture or Mixture(parts=(MixturePart(name="data", weight=1.0, ids=tuple(ids)),), block=1)
+        self._source_of = {key: number for number, part in enumerate(self._mixture.parts) for key in part.ids}
+        assert self._source_of.keys() == set(ids), "the mixture's parts are not the chosen samples"
+        self._seen = np.zeros(len(self._mixture.parts), np.int64)
+
+    def drain_composition(self) -> dict[str, int]:
+        """Samples of each source that this rank handed out since the last call."""
+        seen, self._seen = self._seen, np.zeros_like(self._seen)
+        return {part.name: int(count) for part, count in zip(self._mixture.parts, seen, strict=True)}
 
     @property
     def samples_consumed(self) -> int:
@@ -86,9 +104,13 @@ class BatchLoader:
             first=self._position + self._rank * config.batch_size,
             stride=stride,
             batch_size=config.batch_size,
+            sources=self._sources(),
+            weights=self._mixture.weights,
+            mixture_block=self._mixture.block,
         )
         for batch in _batches(draws, _ItemMaker(self._index, config, train=True), config):
             self._position += stride
+            np.add.at(self._seen, [self._source_of[key] for key in batch.sample_ids], 1)
             yield batch
 
     def state_dict(self) -> dict[str, int | str]:
@@ -107,11 +129,17 @@ class BatchLoader:
 
     def _order(self) -> dict[str, int | str]:
         config = self._config
-        return {
+        order: dict[str, int | str] = {
             "seed": config.seed,
             "shuffle_block": config.shuffle_block,
             "ids_digest": ids_digest(self._index.ids),
         }
+        return order if len(self._mixture.parts) == 1 else {**order, "mixture": self._mixture.describe()}
+
+    def _sources(self) -> tuple[np.ndarray, ...]:
+        """Indices of each part's samples, ascending."""
+        source = np.array([self._source_of[key] for key in self._index.ids], np.int64)
+        return tuple(np.flatnonzero(source == number) for number in range(len(self._mixture.parts)))
 
 
 def evaluation_batches(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from lhmforge.datasets.config_json import fingerprint, to_json
+from lhmforge.datasets.config_json import JsonValue, fingerprint, from_json, to_json
 from lhmforge.datasets.errors import ConfigError
 from lhmforge.datasets.loader import LoaderConfig
 from lhmforge.lhm_model.attention import Kernel
@@ -18,25 +20,49 @@ from lhmforge.lhm_model.train_loop import LoopConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """Which samples of a manifest are trained on and which are held out, by identity.
-
-    The held-out identities depend on the manifest, `split_key` and `num_eval` alone; `subset_size` then takes a nested
-    subset of the rest (None: all of it).
-    """
+class DataSource:
+    """A manifest and its share of every step, relative to the weights of the other sources."""
 
     manifest: str
+    weight: float = 1.0
+    name: str = ""  # as metrics call it; empty: data1, data2, ...
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise ConfigError(f"data.sources: weight {self.weight} of {self.manifest} must be a positive number")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which samples are trained on and which are held out, by identity.
+
+    The first source is the one under study: people are held out from it, depending on its manifest, `split_key` and
+    `num_eval` alone, and `subset_size` takes a nested subset of what it has left (None: all of it). Further sources
+    join whole, but for samples that share a person or video with those held out. `synthetic_only` trains on rendered
+    people alone (rows of the channel or stage of `lhmforge synthesize`) and is judged on the same people as before.
+    """
+
+    sources: tuple[DataSource, ...]
     num_eval: int  # identities held out
     split_key: str = "evaluation"
     subset_size: int | None = None
     subset_key: str = "subset"
     stratify: tuple[str, ...] = ()
+    synthetic_only: bool = False
 
     def __post_init__(self) -> None:
+        if not self.sources:
+            raise ConfigError("data.sources: at least one manifest is needed")
+        if len(set(self.names)) < len(self.names):
+            raise ConfigError(f"data.sources: the names {list(self.names)} must be distinct")
         if self.num_eval < 1:
             raise ConfigError(f"data.num_eval: {self.num_eval} is below 1; held-out people are needed to evaluate")
         if self.subset_size is not None and self.subset_size < 1:
             raise ConfigError(f"data.subset_size: {self.subset_size} is below 1")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(source.name or f"data{number}" for number, source in enumerate(self.sources, start=1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +115,27 @@ class TrainConfig:
         """Names what is computed: equal for runs that differ only in hardware or in where the manifest lies."""
         # As JSON, because bfloat16 with the default hardware would be refused as a configuration.
         settings = {field.name: to_json(getattr(self, field.name)) for field in fields(self)}
-        if self.init is None:
-            del settings["init"]  # the name of a run that began before the field existed stays
-        settings["data"] = to_json(replace(self.data, manifest=""))
+        unplaced = tuple(replace(source, manifest="") for source in self.data.sources)
+        settings["data"] = to_json(replace(self.data, sources=unplaced))
         settings["hardware"] = to_json(HardwareConfig())
         return fingerprint(settings)
+
+
+def sources_of(
+    manifests: Sequence[str], weights: Sequence[float] = (), names: Sequence[str] = ()
+) -> tuple[DataSource, ...]:
+    """Sources as a command line gives them; raises `ConfigError` unless there are as many weights as manifests."""
+    for label, given in (("--data-weight", weights), ("--data-name", names)):
+        if given and len(given) != len(manifests):
+            raise ConfigError(f"{label}: {len(given)} given for {len(manifests)} --data; give one for each, or none")
+    padded = zip(manifests, weights or [1.0] * len(manifests), names or [""] * len(manifests), strict=True)
+    return tuple(DataSource(manifest=manifest, weight=weight, name=name) for manifest, weight, name in padded)
+
+
+def train_config_from_json(value: JsonValue, *, where: str) -> TrainConfig:
+    """The configuration in a file, of earlier versions (one manifest) too; raises `ConfigError`."""
+    data = value.get("data") if isinstance(value, dict) else None
+    if isinstance(value, dict) and isinstance(data, dict) and "manifest" in data:
+        rest = {name: item for name, item in data.items() if name != "manifest"}
+        value = {**value, "data": {**rest, "sources": [{"manifest": data["manifest"]}]}}
+    return from_json(TrainConfig, value, where=where)

@@ -14,12 +14,12 @@ from lhmforge.datasets import storage
 from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.body.resolve import body_path
 from lhmforge.datasets.config_json import from_json, to_json
-from lhmforge.datasets.errors import BodyError, ConfigError
-from lhmforge.datasets.loader import evaluation_batches
+from lhmforge.datasets.errors import ConfigError
+from lhmforge.datasets.loader import LoaderConfig, evaluation_batches
 from lhmforge.datasets.manifest import Manifest
-from lhmforge.jobs.config import TrainConfig
-from lhmforge.jobs.training_data import choose_data
-from lhmforge.lhm_model.checkpoint import read_record, resolve_checkpoint
+from lhmforge.jobs.config import DataSource, TrainConfig, train_config_from_json
+from lhmforge.jobs.training_data import choose_data, require_body
+from lhmforge.lhm_model.checkpoint import CheckpointRecord, read_record, resolve_checkpoint
 from lhmforge.lhm_model.checkpoint_read import load_model
 from lhmforge.lhm_model.evaluate import Evaluation, FaceEmbedder, evaluate
 from lhmforge.lhm_model.perceptual import load_perceptual
@@ -53,16 +53,19 @@ def evaluate_checkpoint(
         raise ConfigError("--device cuda: this machine has no usable CUDA device")
     folder = resolve_checkpoint(checkpoint)
     record = read_record(folder)
-    config = from_json(TrainConfig, record.run_config, where=str(folder))
-    body_model = BodyModel.load(body_path(str(body) if body else config.body))
+    config = _run_config(record, folder)
+    if config is None and not all_clips:
+        raise ConfigError(f"{folder}: imported weights have no run and no held-out people; give --data and --all-clips")
+    body_model = BodyModel.load(body_path(str(body) if body else config.body if config else None))
     model = load_model(folder, body_model).to(device)
     chosen, ids = _held_out(config, manifest, all_clips)
-    _require_body(chosen, ids, record.body_digest)
-    loader = config.loader if num_views is None else replace(config.loader, num_target_views=num_views)
+    require_body(chosen, ids, record.body_digest)
+    loader = config.loader if config else from_json(LoaderConfig, record.run_config.get("loader"), where=str(folder))
+    loader = loader if num_views is None else replace(loader, num_target_views=num_views)
     result = evaluate(
         model,
         evaluation_batches(loader, chosen, ids),
-        perceptual=load_perceptual(config.perceptual).to(device),
+        perceptual=load_perceptual(config.perceptual if config else "vgg").to(device),
         device=torch.device(device),
         face_embedder=None if faces == "none" else face_embedder(faces),
         sheet=output / "renders.png",
@@ -98,19 +101,20 @@ def face_embedder(name: str) -> FaceEmbedder:
     return embed
 
 
-def _held_out(config: TrainConfig, manifest: Path | None, all_clips: bool) -> tuple[Manifest, tuple[str, ...]]:
+def _run_config(record: CheckpointRecord, folder: Path) -> TrainConfig | None:
+    """The configuration of the checkpoint's run; None for imported weights."""
+    return train_config_from_json(record.run_config, where=str(folder)) if "data" in record.run_config else None
+
+
+def _held_out(config: TrainConfig | None, manifest: Path | None, all_clips: bool) -> tuple[Manifest, tuple[str, ...]]:
     if all_clips:
         chosen = Manifest.load(str(manifest))
         return chosen, chosen.ids()
-    chosen_data = config.data if manifest is None else replace(config.data, manifest=str(manifest), subset_size=None)
+    assert config is not None
+    chosen_data = (
+        config.data
+        if manifest is None
+        else replace(config.data, sources=(DataSource(manifest=str(manifest)),), subset_size=None)
+    )
     data = choose_data(chosen_data)
     return data.manifest, data.eval_ids
-
-
-def _require_body(manifest: Manifest, ids: tuple[str, ...], digest: str) -> None:
-    found = set(manifest.select(ids)["body_digest"])
-    if found != {digest}:
-        raise BodyError(
-            f"{manifest.path}: its body parameters belong to body file(s) {sorted(name[:16] for name in found)}, "
-            f"the model was trained with {digest[:16]}; curate with the same body file"
-        )

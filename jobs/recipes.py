@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from lhmforge.datasets.codecs import JsonValue
+from lhmforge.datasets.config_json import from_json
 from lhmforge.datasets.errors import ConfigError
 from lhmforge.datasets.loader import LoaderConfig
 from lhmforge.jobs.config import DataConfig, HardwareConfig, TrainConfig
-from lhmforge.lhm_model.config import preset
+from lhmforge.lhm_model.checkpoint import read_record, resolve_checkpoint
+from lhmforge.lhm_model.config import ModelConfig, preset, with_encoder_weights
 from lhmforge.lhm_model.losses import LossConfig
 from lhmforge.lhm_model.optim import OptimConfig
 from lhmforge.lhm_model.train_loop import LoopConfig
@@ -45,6 +48,28 @@ def train_recipe(
         body=body,
         seed=seed,
     )
+
+
+def fine_tuned(config: TrainConfig, init: Path) -> TrainConfig:
+    """`config` for the model in the checkpoint, export or import `init`, at a tenth of the learning rate.
+
+    Raises `CheckpointError` when there is none.
+    """
+    record = read_record(resolve_checkpoint(init))
+    model = from_json(ModelConfig, record.model_config, where=str(init))
+    optim = replace(config.optim, learning_rate=config.optim.learning_rate / 10, warmup_steps=0)
+    return replace(config, model=model, optim=optim, init=str(init))
+
+
+def with_encoders(config: TrainConfig, *, body: Path | None, head: Path | None) -> TrainConfig:
+    """`config` with the user's encoder files, where given."""
+    files = {"body": str(body) if body else "", "head": str(head) if head else ""}
+    return replace(config, model=with_encoder_weights(config.model, **files))
+
+
+def with_batch(config: TrainConfig, batch_size: int) -> TrainConfig:
+    """`config` with another number of samples per worker and pass; the global batch is kept by accumulation."""
+    return replace(config, loader=replace(config.loader, batch_size=batch_size))
 
 
 def _tiny(data: DataConfig, num_steps: int, seed: int, hardware: HardwareConfig, body: str | None) -> TrainConfig:

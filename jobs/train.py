@@ -12,9 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lhmforge.datasets import storage
-from lhmforge.datasets.config_json import differences, from_json, to_json
+from lhmforge.datasets.config_json import differences, to_json
 from lhmforge.datasets.errors import CheckpointError, ConfigError
-from lhmforge.jobs.config import TrainConfig
+from lhmforge.datasets.keyed import ids_digest
+from lhmforge.jobs.config import TrainConfig, train_config_from_json
 from lhmforge.jobs.fatal import raise_fatal
 from lhmforge.jobs.metrics_log import Entry, Follower
 from lhmforge.jobs.run_record import RunFolder, RunRecord, git_revision, load_record, save_record
@@ -114,7 +115,7 @@ def _enter_folder(config: TrainConfig, folder: RunFolder, resume: bool) -> RunRe
     if folder.config.is_file():
         if not resume:
             raise ConfigError(f"{folder.root} already holds a run; continue it with --resume or choose another folder")
-        before = from_json(TrainConfig, json.loads(folder.config.read_text()), where=str(folder.config))
+        before = train_config_from_json(json.loads(folder.config.read_text()), where=str(folder.config))
         if before.fingerprint != config.fingerprint:
             lines = [line for line in differences(before, config) if ".hardware." not in line]
             raise ConfigError(f"{folder.root} holds a run of another configuration: {'; '.join(lines)}")
@@ -170,16 +171,14 @@ def _open_tracking(
         target, run_id=f"{run_id(config, data)}@{folder.root.resolve()}", name=name or folder.root.name
     )
     tracked.params({"fingerprint": config.fingerprint, "config": to_json(config)})
-    for context, digest, ids in (
-        ("training", data.train_digest, data.train_ids),
-        ("evaluation", data.eval_digest, data.eval_ids),
-    ):
+    sources = dict(zip(config.data.names, config.data.sources, strict=True))
+    inputs = [("evaluation", "evaluation_clips", data.eval_ids, config.data.sources[0].manifest)]
+    for part in data.parts:
+        name = "training_clips" if len(data.parts) == 1 else f"training_clips_{part.name}"
+        inputs.append(("training", name, part.ids, sources[part.name].manifest))
+    for context, name, ids, manifest in inputs:
         tracked.dataset(
-            name=f"{context}_clips",
-            digest=digest,
-            source=config.data.manifest,
-            context=context,
-            profile={"clips": len(ids)},
+            name=name, digest=ids_digest(ids), source=manifest, context=context, profile={"clips": len(ids)}
         )
     tracked.artifact(folder.config)
     return tracked

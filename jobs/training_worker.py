@@ -22,7 +22,7 @@ from lhmforge.jobs.config import TrainConfig
 from lhmforge.jobs.fatal import fatal_errors_told
 from lhmforge.jobs.metrics_log import MetricsLog
 from lhmforge.jobs.run_record import RunFolder
-from lhmforge.jobs.training_data import TrainingData, choose_data
+from lhmforge.jobs.training_data import TrainingData, choose_data, require_body
 from lhmforge.lhm_model.checkpoint import CheckpointOrigin, latest_checkpoint
 from lhmforge.lhm_model.checkpoint_read import initial_model, restore_checkpoint
 from lhmforge.lhm_model.checkpoint_write import CheckpointWriter
@@ -101,6 +101,7 @@ def new_training(config: TrainConfig, *, group: ProcessGroup, device: torch.devi
     torch.set_num_threads(config.hardware.threads_per_worker)
     data = choose_data(config.data)
     body = BodyModel.load(body_path(config.body))
+    require_body(data.manifest, (*data.train_ids, *data.eval_ids), body.digest)
     perceptual = load_perceptual(config.perceptual).to(device)
     state = _new_state(config, data, body, group, device)
     model = state.bare_model
@@ -148,14 +149,26 @@ class _FolderReporter:
         self._writer = CheckpointWriter(folder.checkpoints, training.origin, group=group, retention=config.retention)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        values = {**values, **self._device_use(values.get("samples_per_s"))}
+        if "samples_per_s" in values:
+            values = {**values, **self._device_use(values["samples_per_s"]), **self._mixture()}
         if self._log is not None:
             self._log.append(step, values)
         self._latest = {"step": float(step), **values}
 
-    def _device_use(self, samples_per_s: float | None) -> dict[str, float]:
+    def _mixture(self) -> dict[str, float]:
+        """The share of each source in what all processes trained on since the last report."""
+        loader = self._training.state.batches
+        assert isinstance(loader, BatchLoader)
+        counts = loader.drain_composition()
+        if len(counts) == 1:
+            return {}
+        means = self._group.mean(torch.tensor(list(counts.values()), dtype=torch.float32, device=self._device))
+        shares = (means / means.sum()).tolist()
+        return {f"mixture_{name}": share for name, share in zip(counts, shares, strict=True)}
+
+    def _device_use(self, samples_per_s: float) -> dict[str, float]:
         """How busy and how full this process's GPU is."""
-        if samples_per_s is None or self._device.type != "cuda":
+        if self._device.type != "cuda":
             return {}
         use = {"gpu_peak_gb": torch.cuda.max_memory_allocated(self._device) / 1e9}
         mfu = utilisation(self._config.model, samples_per_s / self._group.world_size, self._device)
@@ -212,7 +225,14 @@ def _new_state(
         half_blocks=config.loop.precision == "bfloat16",
     )
     average = AveragedWeights(unwrap(model), config.optim.ema_decay) if config.optim.ema_decay else None
-    loader = BatchLoader(config.loader, data.manifest, data.train_ids, rank=group.rank, world_size=group.world_size)
+    loader = BatchLoader(
+        config.loader,
+        data.manifest,
+        data.train_ids,
+        rank=group.rank,
+        world_size=group.world_size,
+        mixture=data.mixture(config.loop.global_batch_size),
+    )
     return TrainState(model=model, optimizer=build_optimizer(model, config.optim), batches=loader, average=average)
 
 

@@ -13,6 +13,7 @@ import safetensors.torch
 from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.config_json import to_json
 from lhmforge.datasets.errors import CheckpointError
+from lhmforge.datasets.loader import LoaderConfig
 from lhmforge.lhm_model.checkpoint import FORMAT, CheckpointRecord
 from lhmforge.lhm_model.config import ModelConfig
 from lhmforge.lhm_model.model import LHM
@@ -34,6 +35,14 @@ class ImportedCheckpoint:
 def release_config(config: ModelConfig) -> ModelConfig:
     """`config` as the release runs it: compat mode, no mask token."""
     return replace(config, compat=True, head_token_shrinkage=0.0)
+
+
+def release_sampling(config: ModelConfig) -> LoaderConfig:
+    """How the release's training cut its pictures (lhm_spec sections 1.1 and 2.2): 5:3 portraits, head crops of 448.
+
+    Sources of 504 x 840 px are those of its first stage and of the HF files; the body encoder enlarges them.
+    """
+    return LoaderConfig(source_size=(504, 840), target_size=(384, 640), head_size=config.head_encoder.image_size)
 
 
 def import_checkpoint(
@@ -116,7 +125,8 @@ def _write_folder(output: Path, model: LHM, config: ModelConfig, body: BodyModel
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         body_digest=body.digest,
         model_config=model_config,
-        run_config={},
+        run_config={"loader": to_json(release_sampling(config))},
+        points_digest=model.points_digest,
         position={},
         scores={},
         sha256={weights.name: digest},

@@ -59,6 +59,20 @@ def import_command(
     print(f"written: {imported.folder}")
 
 
+@app.command("export")
+def export_command(
+    checkpoint: Annotated[Path, typer.Option(help="A checkpoint, or the run folder it lies in")],
+    output: Annotated[Path, typer.Option(help="The .safetensors file to write")],
+) -> None:
+    """Writes the model of a checkpoint (averaged weights where there are any) as one file."""
+    from lhmforge.datasets.errors import ConfigError
+    from lhmforge.lhm_model.checkpoint_read import export_model
+
+    if output.suffix != ".safetensors":
+        raise ConfigError(f"--output {output}: must end in .safetensors")
+    print(f"written: {export_model(checkpoint, output)}")
+
+
 @app.command("summary")
 def summary(preset: Annotated[str, typer.Option(help="tiny, mini, 0.5b, 0.7b or 1b")] = "0.5b") -> None:
     """Prints parameters, tokens, operations and memory of a preset; needs no weight file."""

@@ -25,7 +25,13 @@ class Phase(StrEnum):
 def study(
     output: Annotated[Path, typer.Option(help="folder of the study")],
     phase: Annotated[Phase, typer.Argument(help="plan, run, report, or all of them")] = Phase.ALL,
-    data: Annotated[Path | None, typer.Option(help="manifest.parquet of a curation (not needed for report)")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="manifest.parquet under study (not needed for report); more join every point whole"),
+    ] = None,
+    data_weight: Annotated[
+        list[float] | None, typer.Option(help="share of each --data in every step, in their order (default: equal)")
+    ] = None,
     sizes: Annotated[str | None, typer.Option(help="training-set sizes, as 3,6,9 (default: 7 log-spaced ones)")] = None,
     seeds: Annotated[int | None, typer.Option(help="seeds per size (default: 3 below 30,000 clips, else 1)")] = None,
     preset: Annotated[str, typer.Option(help="tiny, mini, 0.5b, 0.7b or 1b")] = "tiny",
@@ -47,19 +53,21 @@ def study(
     """Measure what more data buys: nested subsets, fixed held-out people, one run per point, one report."""
     from lhmforge.datasets.config_json import from_json
     from lhmforge.datasets.errors import ConfigError
-    from lhmforge.jobs.config import DataConfig, HardwareConfig
+    from lhmforge.jobs.config import DataConfig, HardwareConfig, sources_of
     from lhmforge.jobs.recipes import train_recipe
     from lhmforge.jobs.report.study_report import write_report
     from lhmforge.jobs.scale import run_study
 
     failures: dict[str, str] = {}
     if phase != Phase.REPORT:
-        if data is None:
+        if not data:
             raise ConfigError("--data: give the manifest.parquet of a curation")
         if steps is not None and epochs is not None:
             raise ConfigError("give --steps (equal steps) or --epochs (equal epochs), not both")
         chosen = DataConfig(
-            manifest=str(data), num_eval=num_eval, stratify=tuple(name for name in stratify.split(",") if name)
+            sources=sources_of(data, data_weight or []),
+            num_eval=num_eval,
+            stratify=tuple(name for name in stratify.split(",") if name),
         )
         hardware = from_json(
             HardwareConfig, {"num_workers": workers, "device": device, "threads_per_worker": threads}, where="hardware"

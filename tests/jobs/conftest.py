@@ -14,7 +14,7 @@ from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.body.toy import write_toy_body
 from lhmforge.datasets.loader import LoaderConfig
 from lhmforge.datasets.manifest import Manifest
-from lhmforge.jobs.config import DataConfig, HardwareConfig, TrainConfig
+from lhmforge.jobs.config import DataConfig, DataSource, HardwareConfig, TrainConfig
 from lhmforge.lhm_model.config import EncoderConfig, preset
 from lhmforge.lhm_model.losses import LossConfig
 from lhmforge.lhm_model.optim import OptimConfig
@@ -61,7 +61,7 @@ def small_config(people: People) -> TrainConfig:
         head_token_shrinkage=0.0,
     )
     return TrainConfig(
-        data=DataConfig(manifest=str(people.manifest), num_eval=2),
+        data=DataConfig(sources=(DataSource(manifest=str(people.manifest)),), num_eval=2),
         model=model,
         loader=LoaderConfig(batch_size=1, num_target_views=2, source_size=(48, 80), target_size=(48, 80), head_size=32),
         loss=LossConfig(),

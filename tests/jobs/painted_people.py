@@ -23,10 +23,17 @@ _ARMS = (18, 19, 20, 21)
 
 
 def write_people(
-    folder: Path, body: BodyModel, *, count: int, num_views: int, size: tuple[int, int], fingerprint: str = "f"
+    folder: Path,
+    body: BodyModel,
+    *,
+    count: int,
+    num_views: int,
+    size: tuple[int, int],
+    fingerprint: str = "f",
+    first: int = 0,
 ) -> Manifest:
-    """`count` people, each one sample of `num_views` frames of `size` (width, height), one shard, one manifest."""
-    samples = [_person(body, number, num_views, size) for number in range(count)]
+    """People `first` and on, each one sample of `num_views` frames of `size` (width, height), in one shard."""
+    samples = [_person(body, first + number, num_views, size) for number in range(count)]
     info = write_shard(folder / "shards/0000.tar", samples)
     rows = [
         accepted_row(samples[index], shard="shards/0000.tar", entry=entry, fingerprint=fingerprint, cost_s={})

@@ -11,7 +11,7 @@ import torch
 
 from lhmforge.datasets.errors import ConfigError, DivergenceError
 from lhmforge.jobs import train as train_module
-from lhmforge.jobs.config import HardwareConfig, TrainConfig
+from lhmforge.jobs.config import DataSource, HardwareConfig, TrainConfig
 from lhmforge.jobs.evaluation import evaluate_checkpoint
 from lhmforge.jobs.metrics_log import read_entries
 from lhmforge.jobs.run_record import RunFolder, load_record
@@ -91,7 +91,9 @@ def test_a_folder_belongs_to_one_configuration(small_config: TrainConfig, tmp_pa
 
 
 def test_fingerprint_ignores_hardware_and_place_only(small_config: TrainConfig) -> None:
-    moved = replace(small_config, data=replace(small_config.data, manifest="/elsewhere/manifest.parquet"))
+    moved = replace(
+        small_config, data=replace(small_config.data, sources=(DataSource(manifest="/elsewhere/manifest.parquet"),))
+    )
     assert moved.fingerprint == small_config.fingerprint
     assert replace(small_config, hardware=HardwareConfig(num_workers=2)).fingerprint == small_config.fingerprint
     half = replace(small_config.loop, precision="bfloat16")
