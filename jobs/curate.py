@@ -22,7 +22,7 @@ from lhmforge.pipelines.corpus import is_remote
 from lhmforge.pipelines.corpus_pass import CorpusConfig
 from lhmforge.pipelines.curation import CurationPlan, CurationSummary, plan_curation, run_plan
 from lhmforge.pipelines.executor import UnitDone
-from lhmforge.pipelines.ray_executor import PoolConfig
+from lhmforge.pipelines.ray_pools import PoolConfig
 from lhmforge.pipelines.stage import Stage
 from lhmforge.pipelines.stages.fit import FitStage
 from lhmforge.pipelines.stages.gate import GateStage

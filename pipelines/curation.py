@@ -19,7 +19,8 @@ from lhmforge.pipelines.corpus_pass import NEAR_DUPLICATE, CorpusConfig, CorpusF
 from lhmforge.pipelines.executor import UnitDone, run_inline, run_isolated
 from lhmforge.pipelines.ledger import Ledger, UnitRecord, VideoOutcome
 from lhmforge.pipelines.likeness_files import LIKENESS_FOLDER
-from lhmforge.pipelines.ray_executor import PoolConfig, run_ray
+from lhmforge.pipelines.ray_executor import run_ray
+from lhmforge.pipelines.ray_pools import PoolConfig
 from lhmforge.pipelines.stage import Stage, check_chain
 from lhmforge.pipelines.takedown_list import mark_withdrawn, read_list
 from lhmforge.pipelines.unit import UnitLimits, UnitTask, unit_tasks

@@ -23,7 +23,7 @@ from lhmforge.jobs.cli import build_app
 from lhmforge.jobs.curate import (
     RECIPES,
     CurateConfig,
-    _exclusive,
+    exclusive,
     curate_recipe,
     fake_recipe,
     load_curate_config,
@@ -113,9 +113,9 @@ def test_the_fake_recipe_runs_every_stage(calm: Path) -> None:
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
-    with _exclusive(tmp_path), pytest.raises(ForgeError, match="another curation is running"), _exclusive(tmp_path):
+    with exclusive(tmp_path), pytest.raises(ForgeError, match="another curation is running"), exclusive(tmp_path):
         pass
-    with _exclusive(tmp_path):
+    with exclusive(tmp_path):
         pass
 
 
