@@ -154,7 +154,7 @@ class FittedTrack:
     body_digest: str  # sha256 of the body model file the parameters belong to
     intrinsics: Float32[np.ndarray, "3 3"]  # of the displayed frame, pixels
     reprojection_px: Float32[np.ndarray, " N"]  # mean over the visible fitted keypoints of the frame
-    pose_uncertainty_rad: Float32[np.ndarray, " N"]  # root mean square of the joints' standard deviations
+    pose_uncertainty_rad: Float32[np.ndarray, " N"]  # expected root mean square of the joints' angle errors
 
     @property
     def key(self) -> str:

@@ -31,6 +31,7 @@ class FitEvaluation:
     matte_iou: Float64[np.ndarray, " N"]
     joint_angles_rad: Float64[np.ndarray, "N 22"]
     reported_rad: Float64[np.ndarray, " N"]  # the fit's own `pose_uncertainty_rad`
+    reprojection_share: Float64[np.ndarray, " N"]  # the fit's own error, of the box height; NaN: nothing seen
     visible_share: Float64[np.ndarray, " N"]
 
     @property
@@ -61,6 +62,7 @@ def evaluate_fit(fitted: FittedTrack, truth: ClipTruth, person: int, body: BodyM
     joints, true_joints = camera_joints(body, fitted.body, still), camera_joints(body, true_body, still)
     centred, true_centred = joints - joints[:, :1], true_joints - true_joints[:, :1]
     angles = joint_angles_rad(fitted.body, true_body)
+    heights = np.maximum(np.ptp(fitted.track.boxes_px[:, 1::2], axis=1), 1.0)
     overlaps = [
         overlap(full_matte(crop, true_alpha.shape), true_alpha)
         for crop, true_alpha in zip(
@@ -78,6 +80,7 @@ def evaluate_fit(fitted: FittedTrack, truth: ClipTruth, person: int, body: BodyM
         matte_iou=np.array(overlaps),
         joint_angles_rad=angles,
         reported_rad=fitted.pose_uncertainty_rad.astype(np.float64),
+        reprojection_share=(fitted.reprojection_px / heights).astype(np.float64),
         visible_share=true_person.visible_share[frames].astype(np.float64),
     )
 

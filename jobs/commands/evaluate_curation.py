@@ -137,6 +137,7 @@ def _uncertainty(evaluation: RunEvaluation) -> Table:
         "rank correlation over frames / tracks", f"{found.rank_correlation:.2f} / {found.track_rank_correlation:.2f}"
     )
     table.add_row("frames within 1 / 2 sigma", f"{found.frames_within_1:.2f} / {found.frames_within_2:.2f}")
+    table.add_row("the law that fits these frames", f"{found.law_scale_rad:.2f} x share ^ {found.law_exponent:.2f}")
     expected = f"(normal errors: {EXPECTED_1:.2f} / {EXPECTED_2:.2f})"
     table.add_row("joints within 1 / 2 sigma", f"{found.joints_within_1:.2f} / {found.joints_within_2:.2f} {expected}")
     return table

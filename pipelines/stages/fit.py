@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ from lhmforge.pipelines.backends.registry import load_backend
 from lhmforge.pipelines.backends.roles import BackendSpec
 from lhmforge.pipelines.fitting.track_fit import FittingBody, TrackFitConfig, fit_track
 from lhmforge.pipelines.stage import StageContext
+from lhmforge.pipelines.uncertainty import UncertaintyLaw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,8 @@ class FitStage:
     """Keypoints to body parameters in camera coordinates.
 
     `body` is a path of an SMPL-X npz file ("": the free body). `body_init` names a backend of the role "body_init"
-    whose regressed bodies replace the start from landmarks. Rejects: `no_person` (too few points in every frame).
+    whose regressed bodies replace the start from landmarks. `uncertainty` says how wrong the pose probably is.
+    Rejects: `no_person` (too few points in every frame).
     """
 
     name: ClassVar[str] = "fit"
@@ -32,6 +34,7 @@ class FitStage:
     body: str = ""
     body_init: BackendSpec | None = None
     settings: TrackFitConfig = field(default_factory=TrackFitConfig)
+    uncertainty: UncertaintyLaw = field(default_factory=UncertaintyLaw)
 
     def __call__(self, record: KeypointTrack, context: StageContext) -> Iterator[FittedTrack | Reject]:
         track = record.matted.track
@@ -49,7 +52,8 @@ class FitStage:
                 detail="no frame shows four or more confident body keypoints",
             )
             return
-        yield fitted
+        expected = self.uncertainty.expected_rad(fitted.reprojection_px, track.boxes_px)
+        yield replace(fitted, pose_uncertainty_rad=expected)
 
     def weight_digests(self) -> Sequence[str]:
         initialiser = () if self.body_init is None else load_backend("body_init", self.body_init).weight_digests()
