@@ -6,9 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from lhmforge.datasets import storage
 from lhmforge.datasets.body.model import BodyModel
@@ -18,13 +16,13 @@ from lhmforge.datasets.errors import ConfigError
 from lhmforge.datasets.loader import LoaderConfig, evaluation_batches
 from lhmforge.datasets.manifest import Manifest
 from lhmforge.jobs.config import DataSource, TrainConfig, train_config_from_json
+from lhmforge.jobs.evaluation_table import peak_resident_bytes, to_markdown
+from lhmforge.jobs.face_identity import face_embedder
 from lhmforge.jobs.training_data import choose_data, require_body
 from lhmforge.lhm_model.checkpoint import CheckpointRecord, read_record, resolve_checkpoint
 from lhmforge.lhm_model.checkpoint_read import load_model
-from lhmforge.lhm_model.evaluate import Evaluation, FaceEmbedder, evaluate
+from lhmforge.lhm_model.evaluate import Evaluation, evaluate
 from lhmforge.lhm_model.perceptual import load_perceptual
-
-_FACE_VIEW_SCALE = 4  # faces of small renders are found after enlarging
 
 
 def evaluate_checkpoint(
@@ -38,7 +36,8 @@ def evaluate_checkpoint(
     body: Path | None = None,
     faces: str = "none",
 ) -> Evaluation:
-    """Evaluates in the run's own sampling configuration and writes `evaluation.json` and `renders.png` to `output`.
+    """Evaluates in the run's own sampling configuration and writes `evaluation.json`, `evaluation.md` and
+    `renders.png` to `output`. `faces` is as in `face_embedder`.
 
     Without `manifest` the run's held-out people are used; with one, its split by the run's key, or all of its clips.
 
@@ -62,16 +61,21 @@ def evaluate_checkpoint(
     require_body(chosen, ids, record.body_digest)
     loader = config.loader if config else from_json(LoaderConfig, record.run_config.get("loader"), where=str(folder))
     loader = loader if num_views is None else replace(loader, num_target_views=num_views)
+    perceptual = load_perceptual(config.perceptual if config else "vgg").to(device)
     result = evaluate(
         model,
         evaluation_batches(loader, chosen, ids),
-        perceptual=load_perceptual(config.perceptual if config else "vgg").to(device),
+        perceptual=perceptual,
         device=torch.device(device),
-        face_embedder=None if faces == "none" else face_embedder(faces),
+        face_embedder=face_embedder(faces),
         sheet=output / "renders.png",
     )
     table = {"checkpoint": str(folder), "manifest_digest": chosen.digest, "step": record.step, **to_table(result)}
     storage.publish(output / "evaluation.json", (json.dumps(table, indent=1).encode() + b"\n",))
+    text = to_markdown(
+        result, title=f"{folder} at step {record.step}", faces=faces, trunk=perceptual.trunk, device=device
+    )
+    storage.publish(output / "evaluation.md", (text.encode(),))
     return result
 
 
@@ -81,24 +85,9 @@ def to_table(result: Evaluation) -> dict[str, object]:
         "means": result.means,
         "seconds_per_image": result.seconds_per_image,
         "peak_memory_bytes": result.peak_memory_bytes,
+        "peak_resident_bytes": peak_resident_bytes(),
         "samples": to_json(result.rows),
     }
-
-
-def face_embedder(name: str) -> FaceEmbedder:
-    """The face backend `name` of curation, behind the evaluation's interface."""
-    from lhmforge.pipelines.backends.registry import load_backend
-    from lhmforge.pipelines.backends.roles import BackendSpec
-
-    backend = load_backend("face", BackendSpec(name=name))
-
-    def embed(images: Tensor, boxes: Tensor) -> Tensor:
-        large = torch.nn.functional.interpolate(images.float().cpu(), scale_factor=_FACE_VIEW_SCALE, mode="bicubic")
-        frames = (large.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-        vectors = backend.embed(list(frames), boxes.cpu().numpy().astype(np.float32) * _FACE_VIEW_SCALE)
-        return torch.from_numpy(np.asarray(vectors, np.float32))
-
-    return embed
 
 
 def _run_config(record: CheckpointRecord, folder: Path) -> TrainConfig | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,8 +25,9 @@ from lhmforge.lhm_model.parallel import ProcessGroup
 from lhmforge.lhm_model.perceptual import Perceptual
 from lhmforge.lhm_model.train_loop import Precision
 
-# Images [N, 3, h, w] in 0..1 and their head boxes [N, 4] -> identity vectors [N, D] of length 1, NaN rows: no face.
-FaceEmbedder = Callable[[Tensor, Tensor], Tensor]
+# Rendered and true images [N, 3, h, w] in 0..1 and the head boxes [N, 4] of the true ones -> identity vectors of both,
+# [N, 2, D] of length 1 (rendered first); NaN rows: the true image shows no face.
+FaceEmbedder = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class Evaluation:
 
     rows: tuple[SampleScores, ...]
     means: dict[str, float]
-    seconds_per_image: float  # source image to rendered views
+    seconds_per_image: float  # source image to rendered views; median, so that the first batch's warm-up does not count
     peak_memory_bytes: int | None  # of the GPU; None on a CPU
 
 
@@ -74,7 +76,7 @@ def evaluate(
         torch.cuda.reset_peak_memory_stats(device)
     rows: list[SampleScores] = []
     strips: list[Tensor] = []
-    seconds = 0.0
+    seconds: list[float] = []
     for cpu_batch in batches:
         batch = cpu_batch.to(device)
         started = time.perf_counter()
@@ -82,7 +84,7 @@ def evaluate(
             output: LHMOutput = model(batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds += time.perf_counter() - started
+        seconds.append((time.perf_counter() - started) / batch.num_samples)
         faces = _face_distances(output, batch, face_embedder)
         rows += _rows(score_views(output.views, batch, perceptual), batch, faces)
         strips += [
@@ -94,7 +96,7 @@ def evaluate(
     model.train(was_training)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return Evaluation(
-        rows=tuple(rows), means=_means(rows), seconds_per_image=seconds / len(rows), peak_memory_bytes=peak
+        rows=tuple(rows), means=_means(rows), seconds_per_image=statistics.median(seconds), peak_memory_bytes=peak
     )
 
 
@@ -129,8 +131,9 @@ def _face_distances(output: LHMOutput, batch: Batch, embed: FaceEmbedder | None)
         if embed is None or not bool(seen.any()):
             distances.append((None, 0))
             continue
-        rendered = embed(output.views.colour[index][seen], boxes[seen])
-        distance, count = face_consistency(rendered, embed(batch.target_image[index][seen], boxes[seen]))
+        true = on_white(batch.target_image[index][seen], batch.target_alpha[index][seen])
+        vectors = embed(output.views.colour[index][seen].float(), true, boxes[seen])
+        distance, count = face_consistency(vectors[:, 0], vectors[:, 1])
         distances.append((float(distance) if count else None, count))
     return distances
 

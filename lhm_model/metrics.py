@@ -85,8 +85,12 @@ def matte_iou(alpha: Float[Tensor, "N 1 h w"], target: Float[Tensor, "N 1 h w"])
 
 
 def face_consistency(rendered: Float[Tensor, "N D"], true: Float[Tensor, "N D"]) -> tuple[Float[Tensor, ""], int]:
-    """Mean Euclidean distance of unit identity vectors, and over how many views: those with a face in both (rows
-    without one are NaN). Unlike the release's script this is a mean over views, not the best view; NaN for none."""
+    """Mean Euclidean distance of unit identity vectors, and over how many views: those with a face (others are NaN).
+
+    0 is the same face, sqrt(2) an unrelated one. The face is found in the TRUE image and the same place is cut from the
+    rendered one, so a rendering without a face counts as a bad one. Unlike the release's script (least L1 distance over
+    the views) this is a mean over views; values are comparable between runs that use one face network only.
+    """
     found = ~(rendered.isnan().any(1) | true.isnan().any(1))
     return (rendered[found] - true[found]).norm(dim=1).mean(), int(found.sum())
 

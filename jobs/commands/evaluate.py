@@ -10,15 +10,17 @@ import typer
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Option(help="a checkpoint, or the run folder it lies in")],
-    output: Annotated[Path, typer.Option(help="folder for evaluation.json and renders.png")],
+    output: Annotated[Path, typer.Option(help="folder for evaluation.md, evaluation.json and renders.png")],
     data: Annotated[Path | None, typer.Option(help="another manifest.parquet (default: that of the run)")] = None,
     all_clips: Annotated[bool, typer.Option("--all-clips", help="every clip of --data, not a held-out split")] = False,
     views: Annotated[int | None, typer.Option(help="target views per clip (default: as in training)")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     body: Annotated[Path | None, typer.Option(help="SMPL-X npz of the training run (default: free body)")] = None,
-    faces: Annotated[str, typer.Option(help="face backend for face consistency; none: leave it out")] = "sface",
+    faces: Annotated[
+        str, typer.Option(help="face consistency by sface (embedded), the path of your arcface_resnet18.pth, or none")
+    ] = "sface",
 ) -> None:
-    """Print held-out scores; write a table per clip and a sheet of source, targets and predictions."""
+    """Print held-out scores; write a table with every clip and a sheet of source, targets and predictions."""
     from lhmforge.jobs.evaluation import evaluate_checkpoint
 
     result = evaluate_checkpoint(
@@ -27,4 +29,4 @@ def evaluate(
     print(f"{len(result.rows)} held-out clips, {result.seconds_per_image:.3f} s per image on {device}")
     for name, value in sorted(result.means.items()):
         print(f"  {name:<18}{value:.4f}")
-    print(f"table   {output / 'evaluation.json'}\nrenders {output / 'renders.png'}")
+    print(f"table   {output / 'evaluation.md'}\njson    {output / 'evaluation.json'}\nrenders {output / 'renders.png'}")

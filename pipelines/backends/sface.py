@@ -43,25 +43,48 @@ class SFaceEmbedder:
         rows = [self._embed_one(frame, box) for frame, box in zip(frames, boxes_px, strict=True)]
         return np.stack(rows) if rows else np.zeros((0, _NUM_FEATURES), np.float32)
 
+    def embed_pairs(
+        self,
+        frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+        others: Iterable[UInt8[np.ndarray, "H W 3"]],
+        boxes_px: Float32[np.ndarray, "N 4"],
+    ) -> Float32[np.ndarray, "N 2 D"]:
+        """Unit vectors of the face found in each frame, and of the SAME place in the other picture of the same size.
+
+        A rendering is judged even where no face can be found in it; rows of NaN where the frame shows none.
+        """
+        rows = [self._pair(*both, box) for both, box in zip(zip(frames, others, strict=True), boxes_px, strict=True)]
+        return np.stack(rows) if rows else np.zeros((0, 2, _NUM_FEATURES), np.float32)
+
     def weight_digests(self) -> Sequence[str]:
         return (asset("yunet").sha256, embedded_or_user_digest(self._spec, "sface"))
 
     def _embed_one(self, frame: UInt8[np.ndarray, "H W 3"], box: Float32[np.ndarray, 4]) -> Float32[np.ndarray, " D"]:
-        finder, recognizer = self._networks()
-        x0, y0, x1, y1 = window_around(box, padding=1.0, width=frame.shape[1], height=frame.shape[0])
-        picture = cv2.cvtColor(np.ascontiguousarray(frame[y0:y1, x0:x1]), cv2.COLOR_RGB2BGR)
-        scale = min(1.0, _MAX_SIDE / max(picture.shape[:2]))
-        if scale < 1:
-            picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        finder.setInputSize((picture.shape[1], picture.shape[0]))
-        _, faces = finder.detect(picture)
-        missing = np.full(_NUM_FEATURES, np.nan, np.float32)
+        vectors: Float32[np.ndarray, " D"] = self._pair(frame, None, box)[0]
+        return vectors
+
+    def _pair(
+        self, frame: UInt8[np.ndarray, "H W 3"], other: UInt8[np.ndarray, "H W 3"] | None, box: Float32[np.ndarray, 4]
+    ) -> Float32[np.ndarray, "F D"]:
+        finder, _ = self._networks()
+        window = window_around(box, padding=1.0, width=frame.shape[1], height=frame.shape[0])
+        pictures = [_shrunk_bgr(picture, window) for picture in (frame, other) if picture is not None]
+        scale = pictures[0].shape[0] / max(window[3] - window[1], 1)
+        finder.setInputSize((pictures[0].shape[1], pictures[0].shape[0]))
+        _, faces = finder.detect(pictures[0])
+        missing = np.full((len(pictures), _NUM_FEATURES), np.nan, np.float32)
         if faces is None or len(faces) == 0:
             return missing
         largest = faces[int((faces[:, _WIDTH] * faces[:, _HEIGHT]).argmax())]
         if largest[_HEIGHT] < _MIN_FACE_PX * scale:
             return missing
-        feature = np.asarray(recognizer.feature(recognizer.alignCrop(picture, largest)), np.float32).ravel()
+        return np.stack([self._describe(picture, largest) for picture in pictures])
+
+    def _describe(
+        self, picture: UInt8[np.ndarray, "h w 3"], face: Float32[np.ndarray, " F"]
+    ) -> Float32[np.ndarray, " D"]:
+        _, recognizer = self._networks()
+        feature = np.asarray(recognizer.feature(recognizer.alignCrop(picture, face)), np.float32).ravel()
         return np.asarray(feature / max(float(np.linalg.norm(feature)), 1e-6), np.float32)
 
     def _networks(self) -> tuple[cv2.FaceDetectorYN, cv2.FaceRecognizerSF]:
@@ -77,6 +100,14 @@ class SFaceEmbedder:
             finally:
                 cv2.utils.logging.setLogLevel(told)
         return self._finder, self._recognizer
+
+
+def _shrunk_bgr(frame: UInt8[np.ndarray, "H W 3"], window: tuple[int, int, int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """The window of the frame as OpenCV's networks take it."""
+    x0, y0, x1, y1 = window
+    picture = cv2.cvtColor(np.ascontiguousarray(frame[y0:y1, x0:x1]), cv2.COLOR_RGB2BGR)
+    scale = min(1.0, _MAX_SIDE / max(picture.shape[:2]))
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
 
 
 def sface_embedder(spec: BackendSpec) -> SFaceEmbedder:
