@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -66,7 +66,7 @@ class Piece:
 def load_shells() -> Shells:
     """The shells of the free body (built with it on first use)."""
     with np.load(free_wardrobe_path()) as arrays:
-        return Shells(
+        shells = Shells(
             vertices=arrays["v_template"],
             shapedirs=arrays["shapedirs"],
             weights=arrays["weights"],
@@ -74,6 +74,29 @@ def load_shells() -> Shells:
             skirt=arrays["skirt"],
             hair=arrays["hair"],
         )
+    return _finer_skirt(shells)
+
+
+def _finer_skirt(shells: Shells) -> Shells:
+    """Every quad of the skirt in four: cells of 5 cm cannot follow the thighs that press into them."""
+    quads = shells.skirt
+    edges = np.sort(np.stack([quads, np.roll(quads, -1, axis=1)], axis=-1).reshape(-1, 2), axis=1)
+    pairs, of_edge = np.unique(edges, axis=0, return_inverse=True)
+    start = len(shells.vertices)
+    middle = start + of_edge.reshape(-1, 4)  # between corner k and the next
+    centre = start + len(pairs) + np.arange(len(quads))
+
+    def grown(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values, values[pairs].mean(1), values[quads].mean(1)]).astype(values.dtype)
+
+    finer = [np.stack([quads[:, k], middle[:, k], centre, middle[:, k - 1]], axis=1) for k in range(4)]
+    return replace(
+        shells,
+        vertices=grown(shells.vertices),
+        shapedirs=grown(shells.shapedirs),
+        weights=grown(shells.weights),
+        skirt=np.concatenate(finer).astype(np.int32),
+    )
 
 
 def cut(
