@@ -173,9 +173,12 @@ def _run_with_bar(planned: CurationPlan, workers: int, config: CurateConfig, *, 
 def write_run_report(output: str | Path, config: CurateConfig) -> None:
     """Writes the QA report of a finished run."""
     from lhmforge.datasets.body.resolve import body_path
+    from lhmforge.pipelines.chain import chain_fingerprints
     from lhmforge.pipelines.qa.report import ReportConfig, write_report
 
-    write_report(output, ReportConfig(body_file=body_path(config.fit.body or None)))
+    places = [stage.name for stage in config.stages]
+    fit = chain_fingerprints(config.stages)[places.index(config.fit.name)]
+    write_report(output, ReportConfig(body_file=body_path(config.fit.body or None), fit_fingerprint=fit))
 
 
 @contextlib.contextmanager

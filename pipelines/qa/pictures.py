@@ -6,7 +6,7 @@ per-frame values) are a small script of their own. File names carry the sample's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -20,9 +20,17 @@ from lhmforge.datasets.manifest import Manifest
 from lhmforge.datasets.sample import StoredSample, parse_sample
 from lhmforge.datasets.shards import ShardEntry, read_sample
 from lhmforge.pipelines.qa.mesh_overlay import BodyPainter
-from lhmforge.pipelines.qa.tiles import MIN_SCORE, Tile, cut_tiles, spread_frames, with_body, with_keypoints, with_matte
+from lhmforge.pipelines.qa.tiles import (
+    MIN_SCORE,
+    TILE,
+    Tile,
+    cut_tiles,
+    spread_frames,
+    with_body,
+    with_keypoints,
+    with_matte,
+)
 
-TILE = (240, 320)  # width, height of a tile in a strip
 THUMBNAIL = (72, 96)
 _SHEET_TILE = (135, 180)
 _SHEET_FRAMES = 4
@@ -32,11 +40,12 @@ _VERSION = 1  # raised when the pictures change, so that older ones are not take
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplePictures:
-    """Where the pictures of one sample lie, relative to the report, and the frames that they show."""
+    """Where the pictures of one sample or turned-down track lie, relative to the report, and what they show."""
 
-    stem: str  # + .frames.jpg, .matte.webp, .body.webp (if has_body), .thumb.jpg, .js
+    stem: str  # + .frames.jpg, .matte.webp (if has_matte), .body.webp (if has_body), .thumb.jpg, .js
     num_tiles: int
     has_body: bool
+    has_matte: bool = True
 
 
 def load_sample(manifest: Manifest, row: pd.Series) -> StoredSample:
@@ -62,17 +71,49 @@ def write_pictures(
     sample = load_sample(manifest, row)
     frames = spread_frames(sample.num_frames, num_tiles)
     tiles = cut_tiles(sample, frames, size=TILE, painter=painter if has_body else None)
+    indices, values = sample.meta.get("frame_indices"), sample.meta.get("frame_values")
+    shown = [tile.frame for tile in tiles]
+    publish_pictures(
+        report,
+        pictures,
+        sample.key,
+        tiles,
+        frames=[indices[frame] for frame in shown] if isinstance(indices, list) else list(shown),
+        values={
+            str(name): [round(float(series[frame]), 4) for frame in shown]
+            for name, series in (values.items() if isinstance(values, dict) else ())
+        },
+    )
+    return pictures
+
+
+def publish_pictures(
+    report: str,
+    pictures: SamplePictures,
+    key: str,
+    tiles: Sequence[Tile],
+    *,
+    frames: Sequence[JsonValue],
+    values: Mapping[str, Sequence[float]],
+) -> None:
+    """Writes the strips, the thumbnail and, last, the script: numbers of the frames, keypoints, values per frame."""
     assert len(tiles) == pictures.num_tiles
+    place = storage.join_uri(report, pictures.stem)
     storage.publish(f"{place}.frames.jpg", (encode_jpeg(np.hstack([tile.image for tile in tiles]), quality=80),))
-    storage.publish(f"{place}.matte.webp", (_webp(np.hstack([_matte_veil(tile) for tile in tiles])),))
+    if pictures.has_matte:
+        storage.publish(f"{place}.matte.webp", (_webp(np.hstack([_matte_veil(tile) for tile in tiles])),))
     bodies = [tile.body for tile in tiles if tile.body is not None]
     if bodies:
         storage.publish(f"{place}.body.webp", (_webp(np.hstack(bodies)),))
     thumbnail = cv2.resize(with_matte(tiles[len(tiles) // 2]), THUMBNAIL, interpolation=cv2.INTER_AREA)
     storage.publish(f"{place}.thumb.jpg", (encode_jpeg(thumbnail, quality=80),))
-    details = encode_json(_details(sample, tiles)).decode().strip()
-    storage.publish(f"{place}.js", (f"receiveTrack({encode_json(sample.key).decode().strip()},{details});\n".encode(),))
-    return pictures
+    shown: dict[str, JsonValue] = {
+        "frames": list(frames),
+        "points": [_seen_points(tile) for tile in tiles],
+        "values": {name: list(series) for name, series in values.items()},
+    }
+    call = f"receiveTrack({encode_json(key).decode().strip()},{encode_json(shown).decode().strip()});\n"
+    storage.publish(f"{place}.js", (call.encode(),))
 
 
 def write_contact_sheet(
@@ -117,21 +158,6 @@ def _webp(rgba: UInt8[np.ndarray, "H W 4"]) -> bytes:
     written, data = cv2.imencode(".webp", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_WEBP_QUALITY, 60])
     assert written, f"OpenCV could not encode a WebP of shape {rgba.shape}"
     return bytes(data)
-
-
-def _details(sample: StoredSample, tiles: Sequence[Tile]) -> dict[str, JsonValue]:
-    """Frame numbers, seen keypoints as [index, x, y] in tile pixels, and the extra values of the shown frames."""
-    values = sample.meta.get("frame_values")
-    indices = sample.meta.get("frame_indices")
-    shown = [tile.frame for tile in tiles]
-    return {
-        "frames": [indices[frame] for frame in shown] if isinstance(indices, list) else list(shown),
-        "points": [_seen_points(tile) for tile in tiles],
-        "values": {
-            str(name): [round(float(series[frame]), 4) for frame in shown]
-            for name, series in (values.items() if isinstance(values, dict) else ())
-        },
-    }
 
 
 def _seen_points(tile: Tile) -> list[JsonValue]:

@@ -173,7 +173,8 @@ function openTrack(row) {
   byId("v-nothing").style.display = stem ? "none" : "block";
   const sheet = (suffix, present) => (present ? `url("${stem}.${suffix}")` : "none");
   byId("l-frames").style.backgroundImage = sheet("frames.jpg", stem);
-  byId("l-matte").style.backgroundImage = sheet("matte.webp", stem);
+  byId("l-matte").style.backgroundImage = sheet("matte.webp", stem && REPORT.mattes[row]);
+  byId("t-matte").disabled = !REPORT.mattes[row];
   byId("l-body").style.backgroundImage = sheet("body.webp", stem && REPORT.bodies[row]);
   byId("t-body").disabled = !REPORT.bodies[row];
   byId("v-slider").max = Math.max(0, REPORT.tiles[row] - 1);
@@ -199,7 +200,8 @@ function drawFacts(row) {
     ["video frames", numbers.end_frame[row] ? `${numbers.first_frame[row]} to ${numbers.end_frame[row] - 1}` : "–"],
     ["person", String(numbers.person[row])],
     ["frames kept", String(numbers.num_frames[row] || "–")],
-    ...["channel", "licence", "identity"].filter((name) => text(name, row)).map((name) => [name, text(name, row)]),
+    ...["channel", "licence", "identity", "identity_cluster", "duplicate_group"].filter((name) => text(name, row))
+      .map((name) => [name.replace("_", " "), text(name, row)]),
   ]);
   facts(byId("v-scores"), scoreNames.filter((name) => REPORT.scores[name][row] !== null)
     .map((name) => [REPORT.scoreTexts[name] || name, scoreCell(name, row)]));
@@ -282,6 +284,69 @@ function stepTrack(by) {
   }
 }
 
+// --- groups: who is taken for one person, what is taken for the same footage -------------------------------------
+
+const GROUPS_PER_PAGE = 20;
+const MAX_MEMBERS = 24;
+const groupViews = { people: { column: "identity_cluster", page: 0 }, duplicates: { column: "duplicate_group", page: 0 } };
+
+// [name, rows] of the groups of a column, the largest first.
+function groupsOf(column) {
+  const found = new Map();
+  for (let row = 0; row < count; row++) {
+    const name = text(column, row);
+    if (name) found.set(name, [...(found.get(name) || []), row]);
+  }
+  return [...found].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1));
+}
+
+function drawMember(row) {
+  const figure = document.createElement("figure");
+  const picture = document.createElement(REPORT.stems[row] ? "img" : "i");
+  if (REPORT.stems[row]) {
+    picture.loading = "lazy";
+    picture.alt = "";
+    picture.src = `${REPORT.stems[row]}.thumb.jpg`;
+  }
+  const caption = document.createElement("figcaption");
+  caption.textContent = text("source_id", row);
+  figure.className = text("status", row);
+  figure.title = `${text("key", row)} ${text("reason", row)}`;
+  figure.append(picture, caption);
+  figure.addEventListener("click", () => { state.matches = [row]; openTrack(row); });
+  return figure;
+}
+
+function drawGroup([name, rows]) {
+  const section = document.createElement("section");
+  section.className = "panel group";
+  const head = document.createElement("h2");
+  const videos = new Set(rows.map((row) => text("source_id", row))).size;
+  head.textContent = `${rows.length} tracks of ${videos} ${videos === 1 ? "video" : "videos"}`;
+  const code = document.createElement("code");
+  code.textContent = name;
+  head.append(" ", code);
+  const strip = document.createElement("div");
+  strip.className = "members";
+  strip.append(...rows.slice(0, MAX_MEMBERS).map(drawMember));
+  if (rows.length > MAX_MEMBERS) strip.append(`and ${rows.length - MAX_MEMBERS} more`);
+  section.append(head, strip);
+  return section;
+}
+
+function drawGroups(view) {
+  const shown = groupViews[view];
+  shown.groups = shown.groups || groupsOf(shown.column);
+  const pages = Math.max(1, Math.ceil(shown.groups.length / GROUPS_PER_PAGE));
+  shown.page = Math.min(Math.max(shown.page, 0), pages - 1);
+  const start = shown.page * GROUPS_PER_PAGE;
+  byId(`${view}-groups`).replaceChildren(...shown.groups.slice(start, start + GROUPS_PER_PAGE).map(drawGroup));
+  byId(`${view}-count`).textContent = `${shown.groups.length.toLocaleString("en")} groups`;
+  byId(`${view}-page`).textContent = `page ${shown.page + 1} of ${pages}`;
+  byId(`${view}-previous`).disabled = shown.page === 0;
+  byId(`${view}-next`).disabled = shown.page >= pages - 1;
+}
+
 // --- the page ----------------------------------------------------------------------------------------------------
 
 function show(view) {
@@ -300,6 +365,7 @@ function followAddress() {
   }
   const [view, query] = address.split("?");
   show(byId(`view-${view}`) ? view : "overview");
+  if (groupViews[view]) drawGroups(view);
   if (query !== undefined) {
     for (const [name, value] of new URLSearchParams(query)) {
       if (["status", "stage", "reason", "search", "score", "low", "high", "sort"].includes(name)) byId(name).value = value;
@@ -315,6 +381,10 @@ function connect() {
   }
   byId("previous").addEventListener("click", () => { state.page--; drawRows(); });
   byId("next").addEventListener("click", () => { state.page++; drawRows(); });
+  for (const view of Object.keys(groupViews)) {
+    byId(`${view}-previous`).addEventListener("click", () => { groupViews[view].page--; drawGroups(view); });
+    byId(`${view}-next`).addEventListener("click", () => { groupViews[view].page++; drawGroups(view); });
+  }
   for (const tab of document.querySelectorAll("nav button")) {
     tab.addEventListener("click", () => { location.hash = tab.dataset.view; });
   }
@@ -326,7 +396,7 @@ function connect() {
   byId("v-close").addEventListener("click", () => byId("viewer").close());
   byId("viewer").addEventListener("close", () => {
     state.open = -1;
-    history.replaceState(null, "", "#tracks");
+    history.replaceState(null, "", `#${document.querySelector(".view.shown").id.slice("view-".length)}`);
   });
   document.addEventListener("keydown", (event) => {
     if (!byId("viewer").open) return;

@@ -20,13 +20,18 @@ from lhmforge.datasets.errors import ConfigError
 from lhmforge.datasets.keyed import keyed_order
 from lhmforge.datasets.manifest import SCORE_NAMES, Manifest
 from lhmforge.pipelines.qa.mesh_overlay import BodyPainter
-from lhmforge.pipelines.qa.pictures import TILE, SamplePictures, write_contact_sheet, write_pictures
+from lhmforge.pipelines.qa.pictures import SamplePictures, write_contact_sheet, write_pictures
+from lhmforge.pipelines.qa.rejected import write_rejected_pictures
 from lhmforge.pipelines.qa.run_data import RunData, read_run
 from lhmforge.pipelines.qa.summary import SCORE_TEXTS, coverages, num_frames, score_histograms, stage_seconds
+from lhmforge.pipelines.qa.tiles import TILE
 from lhmforge.pipelines.wholebody import LIMBS
 
 _log = logging.getLogger(__name__)
-_TEXT_COLUMNS = ("key", "status", "stage", "reason", "detail", "source_id", "channel", "licence", "identity")
+_TEXT_COLUMNS = (
+    "key", "status", "stage", "reason", "detail", "source_id", "channel", "licence", "identity",
+    "identity_cluster", "duplicate_group",
+)  # fmt: skip
 _NUMBER_COLUMNS = ("first_frame", "end_frame", "person", "num_frames")
 
 
@@ -35,20 +40,23 @@ class ReportConfig:
     """How much of a run is shown in pictures; numbers are always shown for all of it.
 
     `body_file` is the body that the run was fitted with; without it, or for samples of another body, the body layer
-    is left out and the page says so.
+    is left out and the page says so. `fit_fingerprint` finds the fits of turned-down tracks in the stage cache; without
+    it they are shown with their boxes alone.
     """
 
     body_file: Path | None = None
+    fit_fingerprint: str = ""
     frames_per_sample: int = 16
     max_samples_with_pictures: int = 1000
+    max_rejected_with_pictures: int = 300
     max_contact_samples: int = 60
     samples_per_sheet: int = 6
 
     def __post_init__(self) -> None:
         if self.frames_per_sample < 1 or self.samples_per_sheet < 1:
             raise ConfigError("report: frames_per_sample and samples_per_sheet must be at least 1")
-        if self.max_samples_with_pictures < 0 or self.max_contact_samples < 0:
-            raise ConfigError("report: max_samples_with_pictures and max_contact_samples start at 0")
+        if min(self.max_samples_with_pictures, self.max_rejected_with_pictures, self.max_contact_samples) < 0:
+            raise ConfigError("report: the largest numbers of samples with pictures and on contact sheets start at 0")
 
 
 def write_report(output_dir: str | Path, config: ReportConfig | None = None) -> Path:
@@ -62,12 +70,21 @@ def write_report(output_dir: str | Path, config: ReportConfig | None = None) -> 
     report = storage.join_uri(output_dir, "report")
     painter = BodyPainter(BodyModel.load(config.body_file)) if config.body_file is not None else None
     pictures = _write_all_pictures(report, run.manifest, config, painter)
+    turned_down = write_rejected_pictures(
+        report,
+        str(output_dir),
+        run.manifest.rejected(),
+        limit=config.max_rejected_with_pictures,
+        num_tiles=config.frames_per_sample,
+        fit_fingerprint=config.fit_fingerprint,
+        painter=painter,
+    )
     sheets = _write_sheets(report, run.manifest, config, painter)
-    data = encode_json(_page_data(run.manifest, pictures)).decode().strip()
+    data = encode_json(_page_data(run.manifest, pictures, turned_down)).decode().strip()
     storage.publish(storage.join_uri(report, "data.js"), (f"const REPORT = {data};\n".encode(),))
     for name in ("report.css", "report.js"):
         storage.publish(storage.join_uri(report, name), (_own_file(name).encode(),))
-    page = _render(run, pictures, sheets, config)
+    page = _render(run, pictures, turned_down, sheets, config)
     index = storage.join_uri(report, "index.html")
     storage.publish(index, (page.encode(),))
     _log.info("report: %s", index)
@@ -78,7 +95,9 @@ def _write_all_pictures(
     report: str, manifest: Manifest, config: ReportConfig, painter: BodyPainter | None
 ) -> dict[str, SamplePictures]:
     rows = manifest.accepted()
-    chosen = set(keyed_order("report", rows["key"])[: config.max_samples_with_pictures])
+    linked = (rows["identity_cluster"] != "") | (rows["duplicate_group"] != "")  # there is something to judge
+    ordered = [*keyed_order("report", rows["key"][linked]), *keyed_order("report", rows["key"][~linked])]
+    chosen = set(ordered[: config.max_samples_with_pictures])
     shown = rows[rows["key"].isin(chosen)]
     return {
         row["key"]: write_pictures(report, manifest, row, num_tiles=config.frames_per_sample, painter=painter)
@@ -100,12 +119,13 @@ def _write_sheets(report: str, manifest: Manifest, config: ReportConfig, painter
     return names
 
 
-def _page_data(manifest: Manifest, pictures: dict[str, SamplePictures]) -> dict[str, JsonValue]:
+def _page_data(
+    manifest: Manifest, pictures: dict[str, SamplePictures], turned_down: dict[str, SamplePictures]
+) -> dict[str, JsonValue]:
     """Columns, not rows, and each distinct text once: ten thousand tracks stay within a few MB."""
     frame = manifest.frame
-    shown = [pictures.get(key) for key in frame["key"]]
     accepted = frame["status"] == "accepted"
-    here = [picture if keep else None for picture, keep in zip(shown, accepted, strict=True)]
+    here = [(pictures if keep else turned_down).get(key) for key, keep in zip(frame["key"], accepted, strict=True)]
     return {
         "texts": {name: _coded(frame[name]) for name in _TEXT_COLUMNS},
         "numbers": {name: frame[name].tolist() for name in _NUMBER_COLUMNS},
@@ -113,6 +133,7 @@ def _page_data(manifest: Manifest, pictures: dict[str, SamplePictures]) -> dict[
         "scoreTexts": dict(SCORE_TEXTS),
         "stems": [picture.stem if picture else "" for picture in here],
         "tiles": [picture.num_tiles if picture else 0 for picture in here],
+        "mattes": [int(picture.has_matte) if picture else 0 for picture in here],
         "bodies": [int(picture.has_body) if picture else 0 for picture in here],
         "tileSize": list(TILE),
         "limbs": [list(limb) for limb in LIMBS],
@@ -132,7 +153,13 @@ def _own_file(name: str) -> str:
     return resources.files("lhmforge.pipelines.qa").joinpath(name).read_text(encoding="utf-8")
 
 
-def _render(run: RunData, pictures: dict[str, SamplePictures], sheets: list[str], config: ReportConfig) -> str:
+def _render(
+    run: RunData,
+    pictures: dict[str, SamplePictures],
+    turned_down: dict[str, SamplePictures],
+    sheets: list[str],
+    config: ReportConfig,
+) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     manifest = run.manifest
     accepted = manifest.accepted()
@@ -150,6 +177,9 @@ def _render(run: RunData, pictures: dict[str, SamplePictures], sheets: list[str]
         coverages=coverages(manifest),
         sheets=sheets,
         num_with_pictures=len(pictures),
+        num_turned_down_with_pictures=len(turned_down),
+        num_clusters=accepted["identity_cluster"][accepted["identity_cluster"] != ""].nunique(),
+        num_duplicate_groups=int(manifest.frame["duplicate_group"][manifest.frame["duplicate_group"] != ""].nunique()),
         num_with_body=sum(picture.has_body for picture in pictures.values()),
         config=config,
     )

@@ -14,6 +14,7 @@ from lhmforge.pipelines.qa.mesh_overlay import BodyPainter
 from lhmforge.pipelines.wholebody import BODY, FACE, FEET, LEFT_HAND, LIMBS, RIGHT_HAND
 
 MIN_SCORE = 0.3
+TILE = (240, 320)  # width, height of a tile in a strip
 _EMPTY = 24  # grey beside a frame that does not fill its tile
 _LEFT, _RIGHT, _MIDDLE = (88, 166, 255), (255, 138, 76), (235, 235, 235)  # RGB, the subject's sides
 

@@ -177,6 +177,8 @@ class TrackStage:
 
     def _refusal(self, track: Track, fps: float) -> tuple[str, str] | None:
         """Reason code and sentence when the track is not worth annotating."""
+        if len(track.frame_indices) == 0:
+            return "hidden_by_others", "in every frame someone who was lost at the time is likely to be in the same box"
         if len(track.frame_indices) < max(self.min_frames, self.min_duration_s * fps - 1e-6):
             needed = f"{self.min_frames} frames and {self.min_duration_s:g} s are needed"
             return "track_too_short", f"seen in {len(track.frame_indices)} frames sampled at {fps:.3g} Hz; {needed}"

@@ -11,20 +11,39 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from curation_videos import write_video
 
 from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.body.params import BodyParams
 from lhmforge.datasets.body.toy import write_toy_body
+from lhmforge.datasets.codecs import encode_png
 from lhmforge.datasets.errors import ConfigError, ShardError
-from lhmforge.datasets.manifest import QUARANTINED, ManifestRow, accepted_row, rejected_row, write_manifest
-from lhmforge.datasets.records import PackedSample, Reject, SourceVideo, TrackScores
+from lhmforge.datasets.manifest import QUARANTINED, Manifest, ManifestRow, accepted_row, rejected_row, write_manifest
+from lhmforge.datasets.records import (
+    AlphaCrop,
+    Clip,
+    FittedTrack,
+    Keypoints,
+    KeypointTrack,
+    MattedTrack,
+    PackedSample,
+    Reject,
+    SourceVideo,
+    Track,
+    TrackPath,
+    TrackScores,
+    Video,
+)
 from lhmforge.datasets.sample import SampleContent, StoredFrame, build_sample
 from lhmforge.datasets.shards import write_shard
+from lhmforge.datasets.track_paths import SourcePath, write_paths
 from lhmforge.pipelines.ledger import RECORD_VERSION, Ledger, StageTotal, UnitRecord, VideoOutcome
 from lhmforge.pipelines.qa.mesh_overlay import BodyPainter
+from lhmforge.pipelines.qa.rejected import write_rejected_pictures
 from lhmforge.pipelines.qa.report import ReportConfig, write_report
 from lhmforge.pipelines.qa.run_data import read_run
 from lhmforge.pipelines.qa.tiles import spread_frames
+from lhmforge.pipelines.record_codec import encode_records
 
 NUM_FRAMES, NUM_ACCEPTED = 5, 3
 WIDTH, HEIGHT = 90, 160
@@ -97,6 +116,8 @@ def make_run(folder: Path, painter: BodyPainter, *, num_rejected: int) -> Path:
         accepted_row(samples[entry.key], shard="shards/u-000.tar", entry=entry, fingerprint="f", cost_s={"fit": 2.0})
         for entry in info.entries
     ]
+    rows[:2] = [replace(row, identity_cluster="good0") for row in rows[:2]]
+    rows[1:] = [replace(row, duplicate_group="good1") for row in rows[1:]]
     for number in range(num_rejected):
         reject = Reject(
             key=f"bad{number:05d}",
@@ -226,6 +247,78 @@ def test_without_a_body_file_the_page_says_what_is_missing(run: Path, tmp_path: 
     assert not list((tmp_path / "run" / "report").rglob("*.body.webp"))
 
 
+def test_turned_down_tracks_are_shown_too(tmp_path: Path, painter: BodyPainter) -> None:
+    """A track with a video, one whose video is gone, and one with a fit in the cache, whose body is painted over it."""
+    video = write_video(tmp_path / "in" / "walk.mp4", width=96, height=160, num_frames=12)
+    digest = "ab" * 32
+    keys = [f"{digest[:16]}_000000_000012_p{person:02d}" for person in range(3)]
+    sources = [SourceVideo(uri=uri, source_id=f"s{n}") for n, uri in enumerate((str(video), "/gone.mp4", str(video)))]
+    rows = [
+        rejected_row(
+            Reject(key=key, source=source, stage="gate", reason="blurred", detail=""),
+            fingerprint="f", cost_s={}, video_digest=digest,
+        )
+        for key, source in zip(keys, sources, strict=True)
+    ]  # fmt: skip
+    write_manifest(tmp_path / "manifest.parquet", rows)
+    frames = np.arange(0, 12, 2, dtype=np.int64)
+    boxes = np.tile(np.array([20, 10, 70, 150], np.float32), (6, 1))
+    paths = [TrackPath(key=key, frame_indices=frames, boxes_px=boxes, scores=np.ones(6, np.float32)) for key in keys]
+    place = tmp_path / "tracks" / "u.parquet"
+    write_paths(str(place), [SourcePath(source_id=s.source_id, path=p) for s, p in zip(sources, paths, strict=True)])
+    fitted = fitted_track(keys[2], sources[2], digest, frames, boxes, painter.body_digest)
+    assert fitted.key == keys[2]
+    Ledger(tmp_path).put("fit", "c" * 64, digest, encode_records([(fitted,), (), (), (), ()], source=sources[2]))
+    found = write_rejected_pictures(
+        str(tmp_path / "report"), str(tmp_path), Manifest.load(tmp_path / "manifest.parquet").rejected(),
+        limit=9, num_tiles=4, fit_fingerprint="c" * 64, painter=painter,
+    )  # fmt: skip
+    assert {key: (p.num_tiles, p.has_matte, p.has_body) for key, p in found.items()} == {
+        keys[0]: (4, False, False), keys[2]: (4, True, True),
+    }  # fmt: skip
+    plain = cv2.imread(str(tmp_path / "report" / f"{found[keys[0]].stem}.frames.jpg"))
+    assert plain.shape == (320, 4 * 240, 3)
+    assert (plain[..., 2] > 180).mean() > 0.05  # the red figure is in the tiles
+    body = cv2.imread(str(tmp_path / "report" / f"{found[keys[2]].stem}.body.webp"), cv2.IMREAD_UNCHANGED)
+    assert (body[..., 3] > 127).mean() > 0.02
+    details = (tmp_path / "report" / f"{found[keys[2]].stem}.js").read_text()
+    assert details.startswith(f'receiveTrack("{keys[2]}"') and "[5," in details and '"frames":[0,4,6,10]' in details
+    limited = write_rejected_pictures(
+        str(tmp_path / "report"), str(tmp_path), Manifest.load(tmp_path / "manifest.parquet").rejected(),
+        limit=0, num_tiles=4, fit_fingerprint="", painter=None,
+    )  # fmt: skip
+    assert limited == {}
+
+
+def fitted_track(
+    key: str, source: SourceVideo, digest: str, frames: np.ndarray, boxes: np.ndarray, body_digest: str
+) -> FittedTrack:
+    count = len(frames)
+    video = Video(
+        source=source, digest=digest, container="mp4", codec="h264", width_px=96, height_px=160, rotation_deg=0,
+        num_frames=12, fps=24.0, duration_s=0.5, bit_depth=8,
+    )  # fmt: skip
+    track = Track(
+        clip=Clip(video=video, first_frame=0, end_frame=12), person=int(key[-2:]), frame_indices=frames,
+        boxes_px=boxes, scores=np.ones(count, np.float32),
+        other_boxes_px=tuple(np.zeros((0, 4), np.float32) for _ in range(count)),
+    )  # fmt: skip
+    alpha = AlphaCrop(window_px=(20, 10, 70, 150), png=encode_png(np.full((140, 50), 255, np.uint8)))
+    scores = np.zeros((count, 133), np.float32)
+    scores[:, 5] = 1.0
+    keypoints = Keypoints(
+        points_px=np.full((count, 133, 2), 40.0, np.float32), scores=scores, landmark_set="none",
+        landmarks_m=np.zeros((count, 0, 3), np.float32), landmark_scores=np.zeros((count, 0), np.float32),
+        blendshapes=np.zeros((count, 0), np.float32), face_px=np.zeros((count, 0, 2), np.float32),
+    )  # fmt: skip
+    matted = MattedTrack(track=track, alphas=(alpha,) * count)
+    return FittedTrack(
+        keypointed=KeypointTrack(matted=matted, keypoints=keypoints), body=upright(count), body_digest=body_digest,
+        intrinsics=CAMERA, reprojection_px=np.ones(count, np.float32),
+        pose_uncertainty_rad=np.ones(count, np.float32),
+    )  # fmt: skip
+
+
 def test_nothing_accepted_and_nothing_at_all(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="missing"):
         write_report(tmp_path / "nowhere")
@@ -295,6 +388,21 @@ window.addEventListener("load", () => setTimeout(async () => {
   press("ArrowDown");
   found.nextTrack = byId("v-where").textContent;
   byId("v-close").click();
+  await new Promise((done) => setTimeout(done, 200));
+  const members = (view) => [...document.querySelectorAll(`#${view}-groups .group`)]
+    .map((group) => [...group.querySelectorAll("figure")].map((figure) => figure.title.trim()));
+  for (const view of ["people", "duplicates"]) {
+    document.querySelector(`nav button[data-view=${view}]`).click();
+    await new Promise((done) => setTimeout(done, 100));
+    found[view] = members(view);
+    found[`${view}Count`] = byId(`${view}-count`).textContent;
+  }
+  document.querySelector("nav button[data-view=people]").click();
+  await new Promise((done) => setTimeout(done, 100));
+  document.querySelector("#people-groups figure").click();
+  await new Promise((done) => setTimeout(done, 300));
+  found.member = byId("v-where").textContent;
+  byId("v-close").click();
   found.hostile = document.title;
   byId("found").textContent = JSON.stringify(found);
 }, 50));
@@ -357,4 +465,6 @@ def test_ten_thousand_tracks_in_a_real_browser(
     assert found["pointsOn"] and not found["pointsOff"]
     assert found["layers"] == ["none", "block"] and found["layersToggled"] == ["block", "none"]
     assert found["bodyWidth"] == 4 * 240
+    assert found["people"] == [["good0", "good1"]] and found["peopleCount"] == "1 groups"
+    assert found["duplicates"] == [["good1", "good2"]] and found["member"] == "good0"
     assert found["nextTrack"] == "good2" and found["hostile"] == "Curation report"
