@@ -22,6 +22,7 @@ from lhmforge.pipelines.fitting.objective import (
     Observations,
 )
 from lhmforge.pipelines.fitting.observe import set_noise
+from lhmforge.pipelines.fitting.outline import Mattes, OutlineConfig, build_outline
 from lhmforge.pipelines.fitting.priors import body_priors
 from lhmforge.pipelines.fitting.rotations import blend_rotations, exp_rotation
 from lhmforge.pipelines.fitting.solver import SolverConfig, rotation_uncertainty, solve
@@ -39,6 +40,8 @@ class ClipFitConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     contacts: ContactConfig = field(default_factory=ContactConfig)
+    outline: OutlineConfig = field(default_factory=OutlineConfig)
+    refining_gain: float = 1e-3  # `relative_gain` of the second solve, with contacts and outline
     sigma_m: float = 0.018
     landmark_weight: float = 0.1  # of the 3D landmarks while solving; at full weight they always serve as the start
     race_frames: int = 16
@@ -59,15 +62,27 @@ class ClipFit:
 
 
 def fit_clip(
-    body: KeypointBody, observations: Observations, config: ClipFitConfig, *, start: FitState | None = None
+    body: KeypointBody,
+    observations: Observations,
+    config: ClipFitConfig,
+    *,
+    start: FitState | None = None,
+    mattes: Mattes | None = None,
 ) -> ClipFit:
-    """One shape and a pose per frame for `observations`; `start` replaces the start from landmarks."""
+    """One shape and a pose per frame for `observations`; `start` replaces the start from landmarks.
+
+    `mattes` of the same frames refine limbs and shape by the person's outline.
+    """
     num_frames = len(observations.times_s)
     if num_frames <= config.piece_frames:
-        return _fit_piece(body, observations, config, start)
+        return _fit_piece(body, observations, config, start, mattes)
     chosen = np.unique(np.linspace(0, num_frames - 1, config.shape_frames).round().astype(np.int64))
     sketch = _fit_piece(
-        body, observations.select(chosen), config, None if start is None else select_state(start, chosen)
+        body,
+        observations.select(chosen),
+        config,
+        None if start is None else select_state(start, chosen),
+        None if mattes is None else mattes.select(chosen),
     )
     betas = sketch.state.betas
     pieces = []
@@ -75,7 +90,10 @@ def fit_clip(
     for first, end in spans:
         frames = np.arange(first, end)
         piece_start = None if start is None else replace(select_state(start, frames), betas=np.zeros(0))
-        pieces.append(_fit_piece(body.with_shape(betas), observations.select(frames), config, piece_start))
+        piece_mattes = None if mattes is None else mattes.select(frames).with_shape(betas)
+        pieces.append(
+            _fit_piece(body.with_shape(betas), observations.select(frames), config, piece_start, piece_mattes)
+        )
     return _join(pieces, spans, betas)
 
 
@@ -117,7 +135,11 @@ def yaw_hypotheses(body: KeypointBody, observations: Observations) -> list[Float
 
 
 def _fit_piece(
-    body: KeypointBody, observations: Observations, config: ClipFitConfig, given: FitState | None
+    body: KeypointBody,
+    observations: Observations,
+    config: ClipFitConfig,
+    given: FitState | None,
+    mattes: Mattes | None,
 ) -> ClipFit:
     solving = replace(observations, weights_m=observations.weights_m * config.landmark_weight)
     if given is not None:
@@ -132,8 +154,20 @@ def _fit_piece(
         state = _doubt(body, solving, config, state)
     contacts = find_contacts(solving, state.transl[:, 2], config.contacts)
     objective = _objective(body, solving, config, contacts)
-    if contacts.num_stays:
-        state = solve(objective, state, replace(config.solver, start_kernel=0.0)).state
+    if mattes is not None and config.outline.weight > 0:
+        outline = build_outline(
+            mattes,
+            solving.weights_px,
+            solving.intrinsics,
+            state.rotations,
+            state.transl,
+            state.betas,
+            config.outline,
+        )
+        objective = replace(objective, outline=outline)
+    if contacts.num_stays or objective.outline is not None:
+        refining = replace(config.solver, start_kernel=0.0, relative_gain=config.refining_gain)
+        state = solve(objective, state, refining).state
     kernel = config.solver.kernel
     return ClipFit(
         state=state,

@@ -14,6 +14,7 @@ from jaxtyping import Float64, Int64
 
 from lhmforge.pipelines.fitting.keypoint_body import KeypointBody, PosedPoints
 from lhmforge.pipelines.fitting.normal_equations import NormalEquations
+from lhmforge.pipelines.fitting.outline import Outline
 from lhmforge.pipelines.fitting.priors import JointPriors
 from lhmforge.pipelines.fitting.rotations import exp_rotation, log_rotation, right_jacobian_inverse
 
@@ -100,6 +101,7 @@ class Objective:
     priors: JointPriors
     config: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     contacts: Contacts = NO_CONTACTS
+    outline: Outline | None = None
 
     def cost(self, state: FitState, kernel: float) -> float:
         """The total cost with Geman-McClure constant `kernel` (squared standard deviations)."""
@@ -112,6 +114,8 @@ class Objective:
         total += (over**2).sum() + (pull**2).sum() + self.config.shape_weight**2 * (state.betas**2).sum()
         if len(self.contacts.points):
             total += _robust(self._contact_residuals(posed, state), kernel).sum()
+        if self.outline is not None:
+            total += self._outline_cost(self.outline, state, kernel)
         if len(state.transl) > 2:
             total += (self._accelerations(self._steps(state)) ** 2).sum()
         return float(total)
@@ -124,6 +128,8 @@ class Objective:
         rows, residuals = self._data_rows(posed, state, jacobian, kernel)
         transposed = rows.transpose(0, 2, 1)
         hessian, gradient = transposed @ rows, (transposed @ residuals[..., None])[..., 0]
+        if self.outline is not None:
+            self._add_outline(self.outline, state, kernel, hessian, gradient)
         d = 3 * j1
         frames, frame_gradient = hessian[:, :d, :d].copy(), gradient[:, :d].copy()
         self._add_priors(state, frames, frame_gradient)
@@ -221,6 +227,30 @@ class Objective:
         apart = posed.points[:, self.contacts.points] - state.anchors[stays]
         result: np.ndarray = np.where(stays[..., None] >= 0, apart / self.contacts.sigma_m, 0.0)
         return result
+
+    def _outline_cost(self, outline: Outline, state: FitState, kernel: float) -> float:
+        posed = outline.sample.body.forward(state.rotations[outline.frames], state.transl[outline.frames], state.betas)
+        distance, _ = outline.distances(self.project(posed.points))
+        residual = (distance - outline.goal_px[:, None]) / outline.sigma_px[:, None]
+        return float((outline.weights * _robust(residual[..., None], kernel)).sum())
+
+    def _add_outline(
+        self, outline: Outline, state: FitState, kernel: float, hessian: np.ndarray, gradient: np.ndarray
+    ) -> None:
+        body, frames = outline.sample.body, outline.frames
+        posed = body.forward(state.rotations[frames], state.transl[frames], state.betas)
+        jacobian = body.jacobian(posed)
+        distance, slope = outline.distances(self.project(posed.points))
+        residual = (distance - outline.goal_px[:, None]) / outline.sigma_px[:, None]
+        weight = np.sqrt(outline.weights) * _root_weight(residual[..., None], kernel)
+        depth = np.maximum(posed.points[..., 2], _NEAREST_DEPTH_M)
+        focal = self.observations.intrinsics[[0, 1], [0, 1]]
+        factor = slope * focal * (weight / (depth * outline.sigma_px[:, None]))[..., None]
+        along = -(factor * posed.points[..., :2] / depth[..., None]).sum(-1)
+        rows = np.einsum("nkc,nkcd->nkd", np.concatenate([factor, along[..., None]], -1), jacobian, optimize=False)
+        transposed = rows.transpose(0, 2, 1)
+        hessian[frames] += transposed @ rows
+        gradient[frames] += (transposed @ (residual * weight)[..., None])[..., 0]
 
     def best_anchors(self, state: FitState) -> Float64[np.ndarray, "S 3"]:
         """The mean place of every stay."""

@@ -15,13 +15,17 @@ from lhmforge.datasets.cameras import default_intrinsics
 from lhmforge.datasets.records import FittedTrack, KeypointTrack
 from lhmforge.pipelines.backends.roles import BodyStart
 from lhmforge.pipelines.fitting.clip_fit import ClipFit, ClipFitConfig, fit_clip
-from lhmforge.pipelines.fitting.face import ExpressionMap, fit_face, read_expression_map
+from lhmforge.pipelines.fitting.face import ExpressionMap, FacePose, fit_face, read_expression_map
 from lhmforge.pipelines.fitting.hands import FIRST_HAND_POINT, NUM_HAND_POINTS, HandConfig, fit_hand, hand_body
 from lhmforge.pipelines.fitting.keypoint_body import KeypointBody
 from lhmforge.pipelines.fitting.landmarks import solver_body
 from lhmforge.pipelines.fitting.objective import CONFIDENT, FitState, Observations
 from lhmforge.pipelines.fitting.observe import ObserveConfig, observe_track
+from lhmforge.pipelines.fitting.outline import Mattes, SurfaceSample, sample_surface
 from lhmforge.pipelines.fitting.rotations import blend_rotations, log_rotation
+
+_SURFACE_POINTS = 300
+_FACE_M = 0.22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class FittingBody:
     model: BodyModel
     hands: dict[str, KeypointBody]
     expression: ExpressionMap
+    surface: SurfaceSample
 
     @classmethod
     def load(cls, path: Path) -> FittingBody:
@@ -40,6 +45,7 @@ class FittingBody:
             model=model,
             hands={side: hand_body(model, side) for side in FIRST_HAND_POINT},
             expression=read_expression_map(path, model.num_expression),
+            surface=sample_surface(model, _SURFACE_POINTS),
         )
 
 
@@ -54,6 +60,7 @@ class TrackFitConfig:
     observe: ObserveConfig = field(default_factory=ObserveConfig)
     clip: ClipFitConfig = field(default_factory=ClipFitConfig)
     hands: HandConfig = field(default_factory=HandConfig)
+    min_face_px: float = 80.0  # height of a face below which the expression stays neutral
 
 
 def fit_track(
@@ -69,7 +76,8 @@ def fit_track(
     if not ((observations.weights_px > CONFIDENT).sum(1) >= 4).any():
         return None
     start = None if regressed is None else _start_from(regressed, tree)
-    fit = fit_clip(tree, observations, config.clip, start=start)
+    mattes = Mattes.of_track(record.matted, body.surface) if record.matted.alphas else None
+    fit = fit_clip(tree, observations, config.clip, start=start, mattes=mattes)
     return FittedTrack(
         keypointed=record,
         body=_body_params(record, body, tree, observations, fit, config),
@@ -113,7 +121,7 @@ def _body_params(
     state = fit.state
     angles = log_rotation(state.rotations).astype(np.float32)
     rest = BodyParams.rest(len(angles), num_betas=len(state.betas), num_expression=body.model.num_expression)
-    face = fit_face(record.keypoints.blendshapes.astype(np.float64), observations.times_s, body.expression)
+    face = _face(record, body, tree, observations, state, config)
     left, right = (_hand(side, record, body, tree, observations, state, config) for side in ("left", "right"))
     return replace(
         rest,
@@ -126,6 +134,22 @@ def _body_params(
         expression=face.expression.astype(np.float32),
         jaw_pose=face.jaw.astype(np.float32),
     )
+
+
+def _face(
+    record: KeypointTrack,
+    body: FittingBody,
+    tree: KeypointBody,
+    observations: Observations,
+    state: FitState,
+    config: TrackFitConfig,
+) -> FacePose:
+    """Expression and jaw; neutral where the face is so small that its coefficients are noise."""
+    head = tree.forward(state.rotations, state.transl, state.betas).joints[:, joint("head")]
+    size_px = _FACE_M * observations.intrinsics[0, 0] / np.maximum(head[:, 2], 0.1)
+    shapes = record.keypoints.blendshapes.astype(np.float64)
+    seen = np.where((size_px >= config.min_face_px)[:, None], shapes, 0.0)
+    return fit_face(seen, observations.times_s, body.expression)
 
 
 def _hand(
