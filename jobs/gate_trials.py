@@ -46,8 +46,14 @@ from lhmforge.pipelines.record_codec import decode_records, encode_records
 from lhmforge.pipelines.stage import StageContext
 
 CLEAN = "clean"
-RECORD_KINDS = ("wrong_matte", "shaken_keypoints", "mirrored", "shaken_pose", "other_fit", "switched_person")
-KINDS = (CLEAN, *corruption.PIXEL_KINDS, *RECORD_KINDS)
+# Ways to spoil a track; of each group, tracks get one in turn unless all are asked for.
+GROUPS = (
+    corruption.PIXEL_KINDS,
+    ("wrong_matte",),
+    ("shaken_pose", "other_fit"),
+    ("shaken_keypoints", "mirrored", "switched_person"),
+)
+KINDS = (CLEAN, *itertools.chain(*GROUPS))
 _MIN_HALF = 5  # frames of each of two people in a track that switches
 _CACHE_VERSION = 1
 
@@ -83,8 +89,9 @@ def run_trials(
     *,
     cache: Path,
     seed: int = 0,
+    all_kinds: bool = False,
 ) -> Iterator[GateTrial | Reject]:
-    """Yields a trial per track and kind of corruption, or the reject before the gate; pixel kinds two of three each.
+    """Yields a trial per track as it is and per way it is spoiled in, or the reject that came before the gate.
 
     Mattes and keypoints of spoiled pixels are computed by the run's own stages and kept under `cache`.
     """
@@ -95,13 +102,14 @@ def run_trials(
         if person is None:
             continue
         yield trials.judge(CLEAN, fitted, truths[source_id], person, context)
-        for place, kind in enumerate(corruption.PIXEL_KINDS):
-            if (number + place) % len(corruption.PIXEL_KINDS) != 0:
-                yield from trials.spoil_pixels(kind, fitted, person)
         others = [track for other, track in everybody if other != source_id]
         partners = [track for other, track in everybody if other == source_id and track.key != fitted.key]
-        for kind in RECORD_KINDS:
-            yield from trials.spoil_records(kind, fitted, person, others, partners)
+        chosen = itertools.chain(*(group if all_kinds else [group[number % len(group)]] for group in GROUPS))
+        for kind in chosen:
+            if kind in corruption.PIXEL_KINDS:
+                yield from trials.spoil_pixels(kind, fitted, person)
+            else:
+                yield from trials.spoil_records(kind, fitted, person, others, partners)
 
 
 def collect_trials(
@@ -112,12 +120,13 @@ def collect_trials(
     *,
     cache: Path,
     seed: int = 0,
+    all_kinds: bool = False,
 ) -> TrialSet:
     """All trials of a run, with a bar over its tracks."""
     trials: list[GateTrial] = []
     rejected: Counter[str] = Counter()
     with UnitContext({}) as context, single_threaded():
-        found = run_trials(config, fits, truths, body, context, cache=cache, seed=seed)
+        found = run_trials(config, fits, truths, body, context, cache=cache, seed=seed, all_kinds=all_kinds)
         for item in tqdm(found, unit="trial", desc="spoil and measure"):
             if isinstance(item, Reject):
                 rejected[f"{item.stage}/{item.reason}"] += 1

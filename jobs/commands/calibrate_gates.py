@@ -21,8 +21,11 @@ def calibrate_gates(
     output: Annotated[Path | None, typer.Option(help="folder for JSON and plot (default: DATA/gates)")] = None,
     max_fpr: Annotated[float, typer.Option(help="share of the good that a threshold may turn away")] = 0.05,
     seed: Annotated[int, typer.Option(help="of the corruptions")] = 0,
+    all_kinds: Annotated[
+        bool, typer.Option("--all-kinds", help="spoil every track in all nine ways (slow), not in one of each group")
+    ] = False,
 ) -> None:
-    """Spoils the curated tracks in nine ways, measures them against the truth, and prints the ROC of each gate."""
+    """Spoils the curated tracks in several ways, measures them against the truth, and prints the ROC of each gate."""
     from rich.console import Console
 
     from lhmforge.datasets.body.model import BodyModel
@@ -40,7 +43,7 @@ def calibrate_gates(
     if not fits:
         raise CorpusError(f"{data} has no stage cache of this version; run `lhmforge curate` on this folder again")
     folder = output or data / "gates"
-    trials = collect_trials(run.config, fits, truths, body, cache=folder / "cache", seed=seed)
+    trials = collect_trials(run.config, fits, truths, body, cache=folder / "cache", seed=seed, all_kinds=all_kinds)
     found = calibrate(trials.trials, run.config.gate, max_fpr=max_fpr)
     paths = write_calibration(found, folder)
     console = Console()
