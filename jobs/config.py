@@ -100,6 +100,7 @@ class TrainConfig:
     retention: Retention = field(default_factory=Retention)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     perceptual: Literal["alex", "vgg"] = "alex"
+    face_network: str = ""  # the user's arcface_resnet18.pth, for loss.face_id
     body: str | None = None  # SMPL-X npz of the user; None: the embedded free body
     init: str | None = None  # checkpoint, export or import whose weights and query points the run starts from
     seed: int = 0
@@ -107,6 +108,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.loop.precision == "bfloat16" and self.hardware.device == "cpu":
             raise ConfigError("loop.precision: bfloat16 is for device cuda; the CPU renderer and losses want float32")
+        if self.loss.face_id != "0" and not self.face_network:
+            raise ConfigError(
+                f"loss.face_id: {self.loss.face_id!r} needs face_network, the path of your arcface_resnet18.pth; "
+                "or set loss.face_id to 0"
+            )
         if self.loader.seed != self.seed:
             raise ConfigError(f"loader.seed: {self.loader.seed} differs from seed {self.seed}; use one seed")
 

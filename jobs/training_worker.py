@@ -27,6 +27,7 @@ from lhmforge.lhm_model.checkpoint import CheckpointOrigin, latest_checkpoint
 from lhmforge.lhm_model.checkpoint_read import initial_model, restore_checkpoint
 from lhmforge.lhm_model.checkpoint_write import CheckpointWriter
 from lhmforge.lhm_model.evaluate import Evaluation, evaluate, shared_evaluation
+from lhmforge.lhm_model.face_network import FaceNetwork, load_face_network
 from lhmforge.lhm_model.losses import LossConfig, PointParts, compute_losses
 from lhmforge.lhm_model.model import LHM
 from lhmforge.lhm_model.network import compile_blocks
@@ -109,7 +110,9 @@ def new_training(config: TrainConfig, *, group: ProcessGroup, device: torch.devi
     return Training(
         data=data,
         state=state,
-        objective=LossObjective(config.loss, PointParts.from_skinning(model.skinner.weights), perceptual),
+        objective=LossObjective(
+            config.loss, PointParts.from_skinning(model.skinner.weights), perceptual, _face_network(config, device)
+        ),
         perceptual=perceptual,
         origin=_origin(config, body, model.points_digest, group),
     )
@@ -118,14 +121,26 @@ def new_training(config: TrainConfig, *, group: ProcessGroup, device: torch.devi
 class LossObjective:
     """Renders the batch's target views and compares them."""
 
-    def __init__(self, config: LossConfig, parts: PointParts, perceptual: Perceptual) -> None:
-        self._config, self._parts, self._perceptual = config, parts, perceptual
+    def __init__(
+        self, config: LossConfig, parts: PointParts, perceptual: Perceptual, faces: FaceNetwork | None = None
+    ) -> None:
+        self._config, self._parts, self._perceptual, self._faces = config, parts, perceptual, faces
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> ObjectiveValue:
         losses = compute_losses(
-            model(batch), batch, config=self._config, step=step, parts=self._parts, perceptual=self._perceptual
+            model(batch),
+            batch,
+            config=self._config,
+            step=step,
+            parts=self._parts,
+            perceptual=self._perceptual,
+            face_features=self._faces,
         )
         return ObjectiveValue(total=losses.total, parts=losses.parts)
+
+
+def _face_network(config: TrainConfig, device: torch.device) -> FaceNetwork | None:
+    return load_face_network(Path(config.face_network)).to(device) if config.face_network else None
 
 
 class _FolderReporter:

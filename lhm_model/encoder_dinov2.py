@@ -14,11 +14,16 @@ from torch import Tensor, nn
 
 from lhmforge.datasets.errors import CheckpointError
 from lhmforge.lhm_model.config import EncoderConfig
+from lhmforge.lhm_model.dinov2_layouts import author_layout
 from lhmforge.lhm_model.vision_transformer import PatchEmbed, VitBlock, normalise, square_on_white
 from lhmforge.lhm_model.weight_files import read_weight_file
 
 # Released files hold position embeddings of a 518-pixel image: 37 x 37 patches.
 _PRETRAINED_GRID = 37
+_HELP = (
+    "get DINOv2 ViT-L/14 with registers (dinov2_vitl14_reg4_pretrain.pth, Apache-2.0) from "
+    "github.com/facebookresearch/dinov2, or leave the weights empty to start from random ones"
+)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -92,14 +97,24 @@ class DinoHeadEncoder(nn.Module):
 
 
 def load_dinov2_weights(backbone: DinoV2, path: Path) -> None:
-    """Loads a released DINOv2 file (.pth or .safetensors); raises `CheckpointError` naming every odd tensor."""
-    state = read_weight_file(path)
-    state.pop("mask_token", None)  # used in DINOv2's own training only
+    """Loads the user's DINOv2 file (.pth or .safetensors; layouts: see `dinov2_layouts`).
+
+    Raises `CheckpointError` naming every odd tensor and where the right file is to be had.
+    """
+    try:
+        state = author_layout(read_weight_file(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"head_encoder.weights: {error}; {_HELP}") from error
     own = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
-    wrong = [name for name in own.keys() & state.keys() if own[name] != state[name].shape]
+    wrong = [
+        f"{name} {tuple(state[name].shape)} for {tuple(own[name])}"
+        for name in sorted(own.keys() & state.keys())
+        if own[name] != state[name].shape
+    ]
     if own.keys() != state.keys() or wrong:
         raise CheckpointError(
-            f"{path}: not the DINOv2 this preset needs; missing {sorted(own.keys() - state.keys())[:5]}, "
-            f"unexpected {sorted(state.keys() - own.keys())[:5]}, wrong shape {sorted(wrong)[:5]}"
+            f"head_encoder.weights: {path} is not the DINOv2 that this preset needs; missing "
+            f"{sorted(own.keys() - state.keys())[:5]}, unexpected {sorted(state.keys() - own.keys())[:5]}, wrong shape "
+            f"{wrong[:5]}; {_HELP}"
         )
     backbone.load_state_dict(state)

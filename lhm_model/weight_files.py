@@ -20,7 +20,7 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
         return _read_safetensors(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         raise CheckpointError(f"{path}: not a readable weight file ({error})") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"{path}: expected a flat table of tensors (a state dict)")

@@ -43,6 +43,10 @@ def train(
     ] = False,
     seed: int = 0,
     body: Annotated[Path | None, typer.Option(help="your SMPL-X npz (default: the embedded free body)")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="one setting by its path, e.g. loss.asap=0 or model.architecture=plain; again"),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="continue the newest checkpoint in the output folder")
     ] = False,
@@ -56,6 +60,7 @@ def train(
     from lhmforge.jobs.config import DataConfig, HardwareConfig, sources_of, train_config_from_json
     from lhmforge.jobs.recipes import fine_tuned, read_json, train_recipe, with_batch, with_encoders
     from lhmforge.jobs.run_record import RunFolder
+    from lhmforge.jobs.settings import with_settings
     from lhmforge.jobs.tracking import local_target
     from lhmforge.jobs.train import run_training
 
@@ -88,6 +93,7 @@ def train(
         settings = fine_tuned(settings, init) if init is not None else settings
         settings = with_encoders(settings, body=body_encoder, head=head_encoder)
         settings = with_batch(settings, batch) if batch is not None else settings
+    settings = with_settings(settings, set_ or ())
     record = run_training(settings, output, resume=resume, tracking=local_target(output, uri=tracking_uri))
     folder = RunFolder(output)
     scores = ", ".join(f"{name} {value:.4g}" for name, value in sorted(record.metrics.items()))

@@ -65,11 +65,80 @@ def test_a_foreign_dino_file_is_refused_by_tensor_name(tmp_path: Path) -> None:
     state.pop("norm.bias")
     state["pos_embed"] = torch.zeros(1, 5, 16)
     save_file(state, tmp_path / "dino.safetensors")
-    with pytest.raises(CheckpointError, match=r"norm\.bias.*pos_embed"):
+    with pytest.raises(CheckpointError, match=r"norm\.bias.*pos_embed.*Apache-2\.0.*facebookresearch/dinov2"):
         DinoHeadEncoder(_dino(str(tmp_path / "dino.safetensors")), normalised=True)
     (tmp_path / "torn.pth").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(CheckpointError, match="not a readable"):
         DinoHeadEncoder(_dino(str(tmp_path / "torn.pth")), normalised=True)
+
+
+def _as_timm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    out = {name: tensor for name, tensor in state.items() if name not in ("register_tokens", "pos_embed", "cls_token")}
+    out["reg_token"], out["pos_embed"] = state["register_tokens"], state["pos_embed"][:, 1:]
+    return {**out, "cls_token": state["cls_token"] + state["pos_embed"][:, :1]}
+
+
+def _as_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The names as `Dinov2WithRegistersModel` has them."""
+    out = {}
+    for name, tensor in state.items():
+        if ".attn.qkv." in name:
+            block, leaf = name.split(".")[1], name.rpartition(".")[2]
+            for part, value in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                out[f"encoder.layer.{block}.attention.attention.{part}.{leaf}"] = value.clone()
+            continue
+        for old, new in (
+            ("pos_embed", "embeddings.position_embeddings"),
+            ("cls_token", "embeddings.cls_token"),
+            ("register_tokens", "embeddings.register_tokens"),
+            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+            ("attn.proj", "attention.output.dense"),
+            ("ls1.gamma", "layer_scale1.lambda1"),
+            ("ls2.gamma", "layer_scale2.lambda1"),
+            ("blocks.", "encoder.layer."),
+        ):
+            name = name.replace(old, new)
+        out["layernorm." + name.removeprefix("norm.") if name.startswith("norm.") else name] = tensor
+    return {**out, "embeddings.mask_token": torch.zeros(1, state["cls_token"].shape[-1])}
+
+
+@pytest.mark.parametrize("layout", ["hub", "timm", "transformers", "wrapped"])
+def test_every_known_layout_gives_the_same_tokens(layout: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = DinoV2(_dino()).eval()
+    for parameter in source.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    state = source.state_dict()
+    layouts = {
+        "hub": {**state, "mask_token": torch.zeros(1, 16)},
+        "timm": _as_timm(state),
+        "transformers": _as_transformers(state),
+        "wrapped": {f"module.{name}": tensor for name, tensor in state.items()},
+    }
+    save_file(layouts[layout], tmp_path / "dino.safetensors")
+    loaded = DinoHeadEncoder(_dino(str(tmp_path / "dino.safetensors")), normalised=True).backbone.eval()
+    image = torch.rand(1, 3, 56, 56)
+    for ours, theirs in zip(loaded(image), source(image), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_torn_files_are_told_from_missing_ones(tmp_path: Path, scripted_file: Path) -> None:
+    torch.save(DinoV2(_dino()).state_dict(), tmp_path / "whole.pth")
+    save_file(DinoV2(_dino()).state_dict(), tmp_path / "whole.safetensors")
+    for name in ("whole.pth", "whole.safetensors"):
+        for share in (0.01, 0.5, 0.99):
+            data = (tmp_path / name).read_bytes()
+            torn = tmp_path / f"torn_{name}"
+            torn.write_bytes(data[: int(len(data) * share)])
+            with pytest.raises(CheckpointError, match=r"torn|not a readable"):
+                DinoHeadEncoder(_dino(str(torn)), normalised=True)
+    for share in (0.01, 0.5, 0.99):
+        data = scripted_file.read_bytes()
+        (tmp_path / "torn.pt2").write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(BackendError, match="torn or not a TorchScript"):
+            _sapiens(str(tmp_path / "torn.pt2"))
+    with pytest.raises(CheckpointError, match=r"no such weight file.*random"):
+        DinoHeadEncoder(_dino(str(tmp_path / "absent.pth")), normalised=True)
 
 
 def test_the_frozen_encoder_reads_torchscript_and_stays_out_of_the_model(scripted_file: Path) -> None:
@@ -84,10 +153,10 @@ def test_the_frozen_encoder_reads_torchscript_and_stays_out_of_the_model(scripte
 def test_missing_or_foreign_sapiens_files_are_named(tmp_path: Path, scripted_file: Path) -> None:
     with pytest.raises(BackendError, match="not redistributable"):
         FrozenBodyEncoder(EncoderConfig(**SAPIENS))
-    with pytest.raises(BackendError, match="does not exist"):
+    with pytest.raises(BackendError, match=r"does not exist.*huggingface"):
         FrozenBodyEncoder(EncoderConfig(**SAPIENS, weights=str(tmp_path / "no.pt2")))
     (tmp_path / "text.pt2").write_text("no archive")
-    with pytest.raises(BackendError, match="not a TorchScript"):
+    with pytest.raises(BackendError, match=r"not a TorchScript.*Sapiens License"):
         _sapiens(str(tmp_path / "text.pt2"))
     wrong = EncoderConfig(**{**SAPIENS, "channels": 24}, weights=str(scripted_file))
     with pytest.raises(BackendError, match="tokens of shape"):
