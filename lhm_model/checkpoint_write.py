@@ -97,6 +97,11 @@ class CheckpointWriter:
         if pending is not None:
             pending.result()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being written (on this process)."""
+        return self._pending is None or self._pending.done()
+
     def close(self) -> None:
         """Waits, and gives the host memory back."""
         try:
