@@ -33,7 +33,8 @@ def wall(rng: np.random.Generator) -> Float32[np.ndarray, "T T 3"]:
         picture[y0 + 92 : y0 + 98, x0 : x0 + 150] = picture[y0 : y0 + 190, x0 + 72 : x0 + 78] = 0.6 * colour
     for _ in range(int(rng.integers(0, 7))):
         _thing(picture, rng)
-    light = np.linspace(*rng.uniform(0.75, 1.15, 2), _SIZE)[None, :] * np.linspace(1.08, 0.86, _SIZE)[:, None]
+    left, right = rng.uniform(0.75, 1.15, 2).tolist()
+    light = np.linspace(left, right, _SIZE)[None, :] * np.linspace(1.08, 0.86, _SIZE)[:, None]
     lit: np.ndarray = np.clip(picture * light[..., None], 0, 1)
     return lit.astype(np.float32)
 

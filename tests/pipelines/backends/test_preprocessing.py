@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import seeing_models as seeing
 import torch
 from people import track
 
+from lhmforge.datasets.errors import BackendError
 from lhmforge.pipelines.alpha import full_alpha
-from lhmforge.pipelines.backends.registry import load_backend
+from lhmforge.pipelines.backends.registry import BACKENDS, load_backend
 from lhmforge.pipelines.backends.roles import BackendSpec
+from lhmforge.pipelines.backends.user_weights import USER_WEIGHTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 AT, DECOY = (131.3, 88.6), (70.0, 190.0)
@@ -128,3 +131,42 @@ def test_the_models_notice_a_wrong_scaling(wrong, tmp_path: Path) -> None:
         return session.run(None, {"input": fed})[0][0, 0, 8:40, 8:24]
 
     assert seen((rgb - seeing.IMAGENET[0]) / seeing.IMAGENET[1]).min() > 0.99 > 0.75 > seen(wrong(rgb)).max()
+
+
+EMBEDDED = {
+    ("shots", "pyscenedetect"), ("shots", "transnetv2"), ("detector", "ssd_mobilenet"), ("tracker", "bytetrack"),
+    ("keypoints", "mediapipe"), ("matting", "modnet"), ("face", "sface"),
+}  # fmt: skip
+
+
+def test_every_backend_that_is_not_embedded_tells_its_licence() -> None:
+    """`lhmforge assets list` prints these rows."""
+    supplied = {(row.role, row.backend) for row in USER_WEIGHTS}
+    assert supplied == {entry for entry in BACKENDS if entry[1] != "fake"} - EMBEDDED
+    assert all(row.licence and row.official and row.file_format for row in USER_WEIGHTS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+@pytest.mark.parametrize("make", [simcc, sapiens])
+def test_a_device_that_is_not_there_is_refused(make, tmp_path: Path) -> None:
+    frame = seeing.spots(260, 300, AT, DECOY)
+    spec = dataclasses.replace(make(tmp_path), device="cuda:0")
+    with pytest.raises(BackendError, match="cuda:0"):
+        load_backend("keypoints", spec).estimate(iter([frame]), track([frame], BOX))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batches_are_as_large_as_the_recipe_says(batch_size: int, tmp_path: Path, monkeypatch) -> None:
+    sizes: list[int] = []
+
+    class Counting(seeing.SeeingTorch):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(pictures))
+            return super().forward(pictures)
+
+    model = Counting((123.5, 116.5, 103.5), (58.5, 57.0, 57.5), 17)
+    monkeypatch.setattr("lhmforge.pipelines.backends.sapiens.load_torchscript", lambda path, spec: model)
+    spec = dataclasses.replace(sapiens(tmp_path), batch_size=batch_size)
+    frames = [seeing.spots(260, 300, AT, DECOY)] * 3
+    load_backend("keypoints", spec).estimate(iter(frames), track(frames, np.repeat(BOX, 3, axis=0)))
+    assert sizes == {1: [1, 1, 1], 2: [2, 1], 5: [3]}[batch_size]

@@ -24,10 +24,10 @@ import pathlib, types
 import cv2, numpy as np, torch
 
 class Predictor:
-    # Follows the bright blob of which the prompted box holds most, from frame to frame by overlap.
+    # Follows the red blob of which the prompted box holds most, from frame to frame by overlap.
     def init_state(self, video_path, offload_video_to_cpu=False):
         files = sorted(pathlib.Path(video_path).glob("*.jpg"), key=lambda file: int(file.stem))
-        return types.SimpleNamespace(frames=[cv2.imread(str(file), 0) for file in files], prompts={})
+        return types.SimpleNamespace(frames=[cv2.imread(str(file))[..., 2] for file in files], prompts={})
 
     def add_new_points_or_box(self, inference_state, frame_idx, obj_id, box=None):
         mask = np.zeros(inference_state.frames[0].shape, bool)
@@ -80,13 +80,14 @@ def _spec(folder: Path, *, checkpoint: bytes = b"ok", config: str = _CONFIG) -> 
 
 
 def _scene(count: int = 6) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
-    """Two bright boxes of 40x100 px that walk towards each other in frames of 400x240 px; per frame the first's box."""
+    """Two red boxes of 40x100 px that walk towards each other in frames of 400x240 px; per frame the first's box."""
     frames, boxes, others = [], [], []
     for index in range(count):
         frame = np.full((240, 400, 3), 20, np.uint8)
         left, right = 60 + 10 * index, 300 - 10 * index
-        frame[80:180, left : left + 40] = 220
-        frame[80:180, right : right + 40] = 200
+        frame[80:180, left : left + 40] = (220, 40, 30)
+        frame[80:180, right : right + 40] = (200, 30, 40)
+        frame[185:235, left : left + 40] = (30, 40, 220)  # what shows where channels are swapped
         frames.append(frame)
         boxes.append((left - 4, 76, left + 44, 184))
         others.append(np.array([[right, 80, right + 40, 180]], np.float32))
