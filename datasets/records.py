@@ -238,8 +238,8 @@ class PackedSample:
     end_frame: int
     person: int
     body_digest: str
-    signature: Signature | None = None
-    likeness: Likeness | None = None
+    signature: Signature | None = field(default=None, compare=False)
+    likeness: Likeness | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,8 +34,8 @@ class NearDuplicateConfig:
     """
 
     policy: Policy = "keep"
-    max_frame_bits: float = 12.0
-    max_person_bits: float = 16.0
+    max_frame_bits: float = 15.0
+    max_person_bits: float = 18.0
     min_overlap: float = 0.5  # share of the shorter sample's key frames
 
     def __post_init__(self) -> None:

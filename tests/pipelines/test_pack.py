@@ -28,6 +28,7 @@ from lhmforge.datasets.records import (
 )
 from lhmforge.datasets.sample import StoredSample, parse_sample
 from lhmforge.datasets.shards import ShardSample
+from lhmforge.pipelines.backends.fake import FakeFace
 from lhmforge.pipelines.backends.roles import BackendSpec
 from lhmforge.pipelines.stages.pack import PackStage, matte_window
 
@@ -48,8 +49,9 @@ class StillFrames:
     def local_path(self, uri: str) -> str:
         return uri
 
-    def backend(self, role: str, spec: BackendSpec) -> None:
-        raise AssertionError("packing asks for no model")
+    def backend(self, role: str, spec: BackendSpec) -> FakeFace:
+        assert role == "face"
+        return FakeFace()
 
 
 def person(index: int) -> tuple[int, int, int, int]:
@@ -164,6 +166,20 @@ def test_long_tracks_become_several_even_samples(gated: GatedTrack) -> None:
     assert [(part.first_frame, part.end_frame) for part in parts] == [(0, 10), (12, 19)]
     together = read(pack(PackStage(), gated)[0])
     assert np.array_equal(read(parts[1]).points_px, together.points_px[3:])
+
+
+def test_each_sample_says_what_it_looks_like_and_whom_it_shows(gated: GatedTrack) -> None:
+    (packed,), (again,) = pack(PackStage(), gated), pack(PackStage(), gated)
+    signature, likeness = packed.signature, packed.likeness
+    assert signature is not None and likeness is not None and again.signature is not None
+    assert signature.times_s.tolist() == pytest.approx([0.0, 0.3, 0.5], abs=1e-6)  # frames 0, 9 and 15 of 30 Hz
+    assert signature.frame_hashes.tolist() == again.signature.frame_hashes.tolist()
+    assert len(set(signature.person_hashes.tolist()) | set(signature.frame_hashes.tolist())) > 1
+    assert likeness.num_faces == 6
+    for vector in (likeness.face, likeness.body):
+        assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
+    (faceless,) = pack(PackStage(face=None), gated)
+    assert faceless.likeness is None and faceless.members == packed.members
 
 
 def test_nothing_to_keep_is_a_reject(gated: GatedTrack) -> None:
