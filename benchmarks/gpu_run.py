@@ -53,7 +53,8 @@ _HERE = Path(__file__).resolve().parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["all", *PARTS])
-    parser.add_argument("--data", help="manifest.parquet")
+    parser.add_argument("--data", nargs="+", help="manifests")
+    parser.add_argument("--data-weight", type=float, nargs="+", default=[], help="share of each manifest in a step")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, help="for runs and checkpoints (default: a temporary folder)")
     parser.add_argument("--budget", type=float, default=300, help="seconds of each part")
@@ -185,7 +186,7 @@ def continued(args: argparse.Namespace, deadline: float) -> dict[str, object]:
         raise RuntimeError(f"{root}: the parts hold no checkpoint")
     start = newest.name
     hardware = replace(_hardware(args, 1), strategy=before.hardware.strategy, compile=before.hardware.compile)
-    data = replace(before.data, sources=sources_of([args.data]))
+    data = replace(before.data, sources=sources_of(args.data, args.data_weight))
     config = replace(before, data=data, hardware=hardware)
     train(args, "continued", config, seconds=deadline - time.monotonic())
     curves_picture({"two workers, then one": folder}, args.output / "continue.png")
@@ -223,7 +224,8 @@ def train(
 def _child(command: list[str], *, seconds: float, log: Path, stop: Callable[[], bool] | None = None) -> None:
     """Runs `command` to its end, until `stop` holds, or until the time is over; says how it ended."""
     ends = time.monotonic() + max(5.0, seconds)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(_HERE.parent)}
+    paths = os.pathsep.join(filter(None, (str(_HERE.parent), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": paths}
     with log.open("w") as stream:
         child = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True, env=environment)
         try:
@@ -244,7 +246,7 @@ def run_config(args: argparse.Namespace) -> TrainConfig:
     """The configuration of one worker; workers and steps are set by `spread`."""
     on_cpu = args.small
     return TrainConfig(
-        data=DataConfig(sources=sources_of([args.data]), num_eval=args.num_eval),
+        data=DataConfig(sources=sources_of(args.data, args.data_weight), num_eval=args.num_eval),
         model=preset("tiny") if on_cpu else _model(args.model),
         loader=LoaderConfig(
             batch_size=args.batch,
@@ -294,7 +296,7 @@ def _model(name: str) -> ModelConfig:
 
 
 def _small_config(args: argparse.Namespace, steps: int, *, workers: int) -> TrainConfig:
-    data = DataConfig(sources=sources_of([args.data]), num_eval=args.num_eval)
+    data = DataConfig(sources=sources_of(args.data, args.data_weight), num_eval=args.num_eval)
     config = train_recipe("tiny", data=data, num_steps=steps, hardware=replace(_hardware(args, workers), compile=False))
     loop = replace(config.loop, global_batch_size=4, checkpoint_every=max(1, steps // 10), log_every=2)
     return replace(config, loop=loop, retention=Retention(keep_last=1))
