@@ -48,6 +48,7 @@ from lhmforge.lhm_model.train_loop import LoopConfig
 
 _PART_BYTES = 15 << 20
 _HERE = Path(__file__).resolve().parent
+_ENDED: dict[str, str] = {}  # how each process of the part in hand ended, by the name of its log
 
 
 def main() -> None:
@@ -82,6 +83,10 @@ def main() -> None:
         except (OSError, ValueError, KeyError, RuntimeError, subprocess.SubprocessError) as error:
             result = {"error": f"{type(error).__name__}: {error}"}
             failed.append(name)
+        result["ended"] = dict(_ENDED)
+        if any(how not in ("exit status 0", "stopped") for how in _ENDED.values()) and name not in failed:
+            failed.append(name)
+        _ENDED.clear()
         result["seconds"] = round(time.monotonic() - started, 1)
         (args.output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
         say(json.dumps(result))
@@ -237,7 +242,7 @@ def _child(command: list[str], *, seconds: float, log: Path, stop: Callable[[], 
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
                 time.sleep(3.0)  # Ray's own processes notice and go
-    how = "stopped" if ended is None else f"exit status {ended}"
+    how = _ENDED[log.stem] = "stopped" if ended is None else f"exit status {ended}"
     tail = log.read_text(errors="replace").replace("\r", "\n").splitlines()[-1 if ended == 0 else -15 :]
     say(f"   {how}: " + "\n      ".join(line[-400:] for line in tail))
 

@@ -35,6 +35,9 @@ def import_command(
     output: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist")],
     body: Annotated[str | None, typer.Option(help="Body model file (default: the free body)")] = None,
     points: Annotated[Path | None, typer.Option(help="The release's point file (.ply)")] = None,
+    body_encoder: Annotated[
+        Path | None, typer.Option(help="Your Sapiens TorchScript file, which the model needs to run")
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option(help="Write the checkpoint even when the file leaves parameters at their random start")
     ] = False,
@@ -43,11 +46,12 @@ def import_command(
     from lhmforge.datasets.body.model import BodyModel
     from lhmforge.datasets.body.resolve import body_path
     from lhmforge.lhm_model.config import preset as named_preset
+    from lhmforge.lhm_model.config import with_encoder_weights
     from lhmforge.lhm_model.release_import import describe, import_checkpoint
 
     imported = import_checkpoint(
         checkpoint,
-        named_preset(preset),
+        with_encoder_weights(named_preset(preset), body=str(body_encoder.resolve()) if body_encoder else ""),
         BodyModel.load(body_path(body), num_expression=10),
         output,
         point_file=points,

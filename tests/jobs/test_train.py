@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from lhmforge.datasets.errors import ConfigError, DivergenceError
+from lhmforge.datasets.errors import CheckpointError, ConfigError, DivergenceError
 from lhmforge.jobs import train as train_module
 from lhmforge.jobs.config import DataSource, HardwareConfig, TrainConfig
 from lhmforge.jobs.evaluation import evaluate_checkpoint
 from lhmforge.jobs.metrics_log import read_entries
+from lhmforge.jobs.recipes import fine_tuned
 from lhmforge.jobs.run_record import RunFolder, load_record
 from lhmforge.jobs.tracking import local_target
 from lhmforge.jobs.train import run_training
-from lhmforge.jobs.training_worker import train_worker
+from lhmforge.jobs.training_worker import new_training, train_worker
 from lhmforge.lhm_model.checkpoint import latest_checkpoint, published_checkpoints
 from lhmforge.lhm_model.checkpoint_files import read_tensors
 from lhmforge.lhm_model.parallel import SingleProcess
@@ -79,6 +80,25 @@ def test_interrupted_and_resumed_run_equals_an_undisturbed_one(small_config: Tra
     assert tracked.data.metrics["eval_psnr"] == pytest.approx(whole.metrics["psnr"])  # type: ignore[attr-defined]
     digests = {item.dataset.digest for item in tracked.inputs.dataset_inputs}  # type: ignore[attr-defined]
     assert digests == {whole.subset_digest[:36], whole.evaluation_digest[:36]}
+
+
+def test_a_model_file_is_evaluated_and_fine_tuned(small_config: TrainConfig, tmp_path: Path) -> None:
+    """What a run exports at its end is its averaged model, and other runs start from it."""
+    config = replace(small_config, optim=replace(small_config.optim, ema_decay=0.5))
+    record = run_training(config, tmp_path / "run")
+    exported = RunFolder(tmp_path / "run").exported
+    result = evaluate_checkpoint(exported, tmp_path / "scores", body=Path(str(config.body)), faces="none")
+    assert result.means["psnr"] == pytest.approx(record.metrics["psnr"], abs=1e-4)
+
+    tuned = replace(fine_tuned(small_config, exported), seed=0)
+    assert tuned.fingerprint != small_config.fingerprint and tuned.model == small_config.model
+    started = new_training(tuned, group=SingleProcess(), device=torch.device("cpu")).state.bare_model.state_dict()
+    averaged = _weights(tmp_path / "run")
+    for name, value in started.items():
+        assert torch.equal(value, averaged.get(f"average/{name}", averaged[f"model/{name}"])), name
+    exported.write_bytes(exported.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="torn"):
+        new_training(tuned, group=SingleProcess(), device=torch.device("cpu"))
 
 
 def test_a_folder_belongs_to_one_configuration(small_config: TrainConfig, tmp_path: Path) -> None:

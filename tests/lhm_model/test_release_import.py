@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from lhmforge.datasets.body.model import BodyModel
 from lhmforge.datasets.config_json import from_json
 from lhmforge.datasets.errors import CheckpointError
-from lhmforge.lhm_model.checkpoint import verify_checkpoint
+from lhmforge.datasets.loader import LoaderConfig
+from lhmforge.lhm_model.checkpoint import read_record, verify_checkpoint
+from lhmforge.lhm_model.checkpoint_read import initial_model
 from lhmforge.lhm_model.config import EncoderConfig, ModelConfig
 from lhmforge.lhm_model.model import LHM
 from lhmforge.lhm_model.query_points import sample_query_points
@@ -58,6 +60,22 @@ def test_the_folder_is_a_checkpoint_in_compat_mode(
         state["transformer.blocks.0.body.qkv.weight"][:32],
         load_file(released)["transformer.layers.0.body_dit.attn.to_q.weight"],
     )
+
+
+def test_an_import_is_evaluated_and_fine_tuned(
+    released: Path, release_like: ModelConfig, toy_body: BodyModel, tmp_path: Path
+) -> None:
+    """It says how pictures are to be cut, and a new run takes its weights and points, with or without a mask token."""
+    folder = import_checkpoint(released, release_like, toy_body, tmp_path / "out").folder
+    sampling = from_json(LoaderConfig, read_record(folder).run_config["loader"])
+    assert sampling.source_size == (504, 840) and sampling.head_size == release_like.head_encoder.image_size
+    runnable = replace(release_like, body_encoder=replace(release_like.body_encoder, kind="vit"), point_seed=4)
+    model = initial_model(folder, replace(runnable, head_token_shrinkage=0.5), toy_body)
+    state, stored = model.state_dict(), load_file(folder / "model.safetensors")
+    assert set(state) - set(stored) == {"head_mask_token"}
+    assert all(torch.equal(state[name], value) for name, value in stored.items())
+    with pytest.raises(CheckpointError, match=r"does not fit.*missing"):
+        initial_model(folder, replace(runnable, num_blocks=release_like.num_blocks + 1), toy_body)
 
 
 def test_the_released_points_are_taken_over(
