@@ -82,8 +82,7 @@ class Perceptual(nn.Module):
         )
         total = image.new_zeros(len(image), dtype=torch.float32)
         for head, a, b in zip(self.heads, self._features(image), self._features(target), strict=True):
-            # A sum of products and no einsum: autocast would take that to half precision.
-            total = total + ((a - b).square() * head[:, None, None]).sum(1).mean((1, 2))
+            total = total + _tap_distance(a, b, head)
         return total
 
     def _features(self, image: Float[Tensor, "N 3 H W"]) -> list[Tensor]:
@@ -96,7 +95,7 @@ class Perceptual(nn.Module):
                 x = F.max_pool2d(x, layer.pool, 2)
             x = F.relu(convolution(x))
             if layer.tap:
-                taps.append(_unit_length(x.float()))
+                taps.append(x)
         return taps
 
 
@@ -175,6 +174,18 @@ class _NumpyOnlyUnpickler(pickle.Unpickler):
 def _empty_array(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray:
     """What numpy's own reconstruction function does; the pickle fills shape, type and bytes afterwards."""
     return np.ndarray.__new__(kind, shape, np.dtype(code.decode()))
+
+
+def _tap_distance(
+    a: Float[Tensor, "N C h w"], b: Float[Tensor, "N C h w"], head: Float[Tensor, " C"]
+) -> Float[Tensor, " N"]:
+    """Weighted squared distance of unit feature vectors, meaned over places; float32 from features of any precision.
+
+    Compiled, it is one pass over both maps; normalised maps in float32 are then never written to memory.
+    """
+    difference = _unit_length(a.float()) - _unit_length(b.float())
+    # A sum of products and no einsum: autocast would take that to half precision.
+    return (difference.square() * head[:, None, None]).sum(1).mean((1, 2))
 
 
 def _unit_length(features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lhmforge.lhm_model.attention import HeadNorm, Kernel, attend
+from lhmforge.lhm_model.attention import HeadNorm, Kernel, attend, score_bound, takes_bound
+from lhmforge.lhm_model.attention_bounded import QUERY_FACTOR
 from lhmforge.lhm_model.config import Architecture
 from lhmforge.lhm_model.token_layout import TokenLayout
 
@@ -166,16 +167,18 @@ class JointBlock(nn.Module):
     def _attention(self, points: Tensor, context: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
         num_points, width = points.shape[1], points.shape[2]
         q, k, v = self._split(self.qkv(points), 3)
-        q, k = self.head_norm.query(q), self.head_norm.key(k)
+        bound = score_bound(self.head_norm, self.context_head_norm) if takes_bound(kernel, q) else None
+        factor = 1.0 if bound is None else QUERY_FACTOR
+        q, k = self.head_norm.query(q, factor), self.head_norm.key(k)
         if self.context_only:
             weight, bias = self.context_qkv.weight[width:], self.context_qkv.bias[width:]
             context_k, context_v = self._split(F.linear(context, weight, bias), 2)
         else:
             context_q, context_k, context_v = self._split(self.context_qkv(context), 3)
-            q = torch.cat([q, self.context_head_norm.query(context_q)], dim=1)
+            q = torch.cat([q, self.context_head_norm.query(context_q, factor)], dim=1)
         k = torch.cat([k, self.context_head_norm.key(context_k)], dim=1)
         v = torch.cat([v, context_v], dim=1)
-        joint = attend(q, k, v, kernel).flatten(2)
+        joint = attend(q, k, v, kernel, bound).flatten(2)
         return joint[:, :num_points], joint[:, num_points:]
 
     def _split(self, fused: Tensor, parts: int) -> tuple[Tensor, ...]:
