@@ -27,6 +27,7 @@ from lhmforge.datasets.records import (
     TrackScores,
     Video,
 )
+from lhmforge.pipelines.corpus_pass import CorpusConfig
 from lhmforge.pipelines.curation import CurationSummary, plan_curation, run_plan
 from lhmforge.pipelines.stage import StageContext
 from lhmforge.pipelines.stages.probe import ProbeStage
@@ -152,11 +153,12 @@ def curate_trial(
     setting: float = 1.0,
     suffix: str = "",
     pause_s: float = 0.0,
+    corpus: CorpusConfig | None = None,
 ) -> CurationSummary:
     """One run of the trial chain."""
     stages = trial_stages(log=log, setting=setting, suffix=suffix, pause_s=pause_s)
     plan = plan_curation(inputs, stages, root, limits=limits or UnitLimits(), videos_per_unit=videos_per_unit)
-    return run_plan(plan, workers=workers)
+    return run_plan(plan, workers=workers, corpus=corpus)
 
 
 def calls(log: str | Path, stage: str) -> Counter[str]:
