@@ -68,6 +68,8 @@ class FrameDiagnosis:
         return f"{text}, the other parts by at most {other:.0f}"
 
     def _direction(self) -> str:
+        if self.in_picture_mm >= 1.5 * self.depth_mm:
+            return f"most of it is to be seen in the picture ({self.in_picture_mm:.0f} mm; depth {self.depth_mm:.0f})"
         if self.depth_mm < 1.5 * self.in_picture_mm:
             return f"it is as wrong in the picture ({self.in_picture_mm:.0f} mm) as in depth ({self.depth_mm:.0f})"
         lean = self.part_lean_mm[0][1]
