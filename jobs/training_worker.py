@@ -104,6 +104,8 @@ def new_training(config: TrainConfig, *, group: ProcessGroup, device: torch.devi
     body = BodyModel.load(body_path(config.body))
     require_body(data.manifest, (*data.train_ids, *data.eval_ids), body.digest)
     perceptual = load_perceptual(config.perceptual).to(device)
+    if config.hardware.compile:
+        perceptual.compile(dynamic=False)  # compares feature maps in one pass: a quarter of the time on a GPU
     state = _new_state(config, data, body, group, device)
     model = state.bare_model
     assert isinstance(model, LHM)
