@@ -31,7 +31,7 @@ def write_likenesses(place: str, likenesses: Mapping[str, Likeness]) -> str:
         storage.remove(place)
         return ""
     keys = sorted(likenesses)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "version": np.array([_VERSION], np.int64),
         "keys": np.frombuffer("\n".join(keys).encode(), np.uint8),
         "faces": np.stack([likenesses[key].face for key in keys]).astype(np.float16),
