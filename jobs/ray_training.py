@@ -61,16 +61,20 @@ def train_on_ray(config: TrainConfig, folder: RunFolder) -> None:
 def _worker_entry(settings: dict[str, str]) -> None:
     """Runs in each Ray Train worker."""
     import ray.train
+    import torch
     from ray.train.torch import get_device
 
     from lhmforge.jobs.training_worker import train_worker
     from lhmforge.lhm_model.parallel import TorchGroup
 
     config = from_json(TrainConfig, json.loads(settings["config"]))
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # messages of objects go through the current device, which must be this worker's
     train_worker(
         config,
         RunFolder(Path(settings["folder"])),
         group=TorchGroup(),
-        device=get_device(),
+        device=device,
         announce=lambda metrics: ray.train.report(dict(metrics)),
     )

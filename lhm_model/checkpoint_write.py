@@ -83,7 +83,6 @@ class CheckpointWriter:
             storage_writer=dcp.FileSystemWriter(partial, sync_files=True),
             process_group=self._side,
             async_stager=self._stager,
-            no_dist=self._side is None,
         )
         assert isinstance(writing, Future), "staging is synchronous"
         publication = _Publication(

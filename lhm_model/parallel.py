@@ -39,7 +39,7 @@ class ProcessGroup(Protocol):
         """Returns when every process has called it."""
 
     def side_group(self) -> dist.ProcessGroup | None:
-        """A new group of the same processes on the CPU, for work beside training; None for a single process."""
+        """A new group of the same processes on the CPU, for work beside training; None without any group."""
 
 
 class SingleProcess:
@@ -91,7 +91,8 @@ class TorchGroup:
 
     def side_group(self) -> dist.ProcessGroup | None:
         # Never the group that gradients travel in: a thread's messages there could overtake the loop's.
-        return dist.new_group(backend="gloo") if self.world_size > 1 else None
+        # A group of one is made too: torch refuses asynchronous saves where only NCCL is at hand.
+        return dist.new_group(backend="gloo")
 
 
 def spread(
