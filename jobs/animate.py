@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,12 @@ from lhmforge.datasets.body.params import BodyParams
 from lhmforge.datasets.body.resolve import body_path
 from lhmforge.datasets.codecs import encode_npz
 from lhmforge.datasets.config_json import from_json
-from lhmforge.datasets.errors import BackendError, ConfigError
+from lhmforge.datasets.errors import ConfigError
 from lhmforge.datasets.loader import LoaderConfig
+from lhmforge.datasets.manifest import Manifest
 from lhmforge.datasets.sample import StoredSample
 from lhmforge.datasets.sampling import Example, SamplingConfig, evaluation_example
+from lhmforge.jobs.gpu_memory import memory_explained
 from lhmforge.jobs.photo import PhotoStages, fit_photo, read_photo
 from lhmforge.lhm_model.animate import camera_for, render_motion
 from lhmforge.lhm_model.avatar import Avatar, write_avatar
@@ -71,6 +73,7 @@ class AnimateResult:
     animation: Path
     turntable: Path
     num_frames: int
+    notices: tuple[str, ...]  # what the user should know: people left out, parts that the photo does not show
 
 
 def animate(
@@ -80,17 +83,15 @@ def animate(
 
     Raises `PhotoError`, `CheckpointError`, `BodyError` (motion or body file), `BackendError` (GPU memory, weights).
     """
-    motion = _motion(config)  # read before the slow parts, so that a bad file is told at once
+    motion, notices = _motion(config)  # read before the slow parts, so that a bad file is told at once
     photo = read_photo(config.image)
-    body_file = body_path(config.body)
-    model = load_model(config.checkpoint, BodyModel.load(body_file)).to(config.device)
-    sample = fit_photo(photo, stages or PhotoStages.default(body=config.body or ""), person=config.person)
-    try:
-        return _make(config, model, sample, motion, progress or (lambda *_: None))
-    except torch.cuda.OutOfMemoryError as error:
-        raise BackendError(
-            f"the GPU ran out of memory; use smaller --width and --height, or --device cpu ({error})"
-        ) from error
+    body = BodyModel.load(body_path(config.body))
+    with memory_explained("use smaller --width and --height, a smaller preset, or --device cpu"):
+        model = load_model(config.checkpoint, body).to(config.device)
+        fitted = fit_photo(photo, stages or PhotoStages.default(body=config.body or ""), person=config.person)
+        motion, foreign = _of_this_body(motion, config.motion, body)
+        result = _make(config, model, fitted.sample, motion, progress or (lambda *_: None))
+    return replace(result, notices=(*notices, *fitted.notices, *foreign))
 
 
 def reconstruct(model: LHM, sample: StoredSample, sampling: SamplingConfig) -> tuple[Avatar, Example]:
@@ -140,15 +141,31 @@ def _make(config: AnimateConfig, model: LHM, sample: StoredSample, motion: Motio
         animation=folder / "animation.mp4",
         turntable=folder / "turntable.mp4",
         num_frames=count,
+        notices=(),
     )
 
 
-def _motion(config: AnimateConfig) -> Motion:
+def _motion(config: AnimateConfig) -> tuple[Motion, tuple[str, ...]]:
+    """The motion to play at the wanted rate, and a notice when it was cut."""
     if not config.motion:
-        return walk_and_wave(fps=config.fps)
+        return walk_and_wave(fps=config.fps), ()
     motion = resample(load_motion(config.motion), config.fps)
     kept = min(motion.body.num_frames, round(config.max_seconds * config.fps))
-    return Motion(name=motion.name, body=motion.body.select(np.arange(kept)), fps=config.fps)
+    cut = f"the motion lasts {motion.body.num_frames / config.fps:.1f} s and is cut to {config.max_seconds:g} s"
+    notices = (f"{cut}; see --max-seconds",) if kept < motion.body.num_frames else ()
+    return Motion(name=motion.name, body=motion.body.select(np.arange(kept)), fps=config.fps), notices
+
+
+def _of_this_body(motion: Motion, source: str, body: BodyModel) -> tuple[Motion, tuple[str, ...]]:
+    """Joint angles fit every body in SMPL-X form; expression coefficients only the body that they were fitted to."""
+    path, _, key = source.partition("#")
+    if not key or not bool(motion.body.expression.any()):
+        return motion, ()
+    digests = set(Manifest.load(path).select((key,))["body_digest"])
+    if digests == {body.digest}:
+        return motion, ()
+    still = replace(motion.body, expression=np.zeros_like(motion.body.expression))
+    return replace(motion, body=still), ("the track was fitted with another body file: its expressions are left out",)
 
 
 def _counted(

@@ -18,6 +18,7 @@ from lhmforge.datasets.manifest import Manifest
 from lhmforge.jobs.config import DataSource, TrainConfig, train_config_from_json
 from lhmforge.jobs.evaluation_table import peak_resident_bytes, to_markdown
 from lhmforge.jobs.face_identity import face_embedder
+from lhmforge.jobs.gpu_memory import memory_explained
 from lhmforge.jobs.training_data import choose_data, require_body
 from lhmforge.lhm_model.checkpoint import CheckpointRecord, read_record, resolve_checkpoint
 from lhmforge.lhm_model.checkpoint_read import load_model
@@ -62,14 +63,15 @@ def evaluate_checkpoint(
     loader = config.loader if config else from_json(LoaderConfig, record.run_config.get("loader"), where=str(folder))
     loader = loader if num_views is None else replace(loader, num_target_views=num_views)
     perceptual = load_perceptual(config.perceptual if config else "vgg").to(device)
-    result = evaluate(
-        model,
-        evaluation_batches(loader, chosen, ids),
-        perceptual=perceptual,
-        device=torch.device(device),
-        face_embedder=face_embedder(faces),
-        sheet=output / "renders.png",
-    )
+    with memory_explained("use fewer --views, or --device cpu"):
+        result = evaluate(
+            model,
+            evaluation_batches(loader, chosen, ids),
+            perceptual=perceptual,
+            device=torch.device(device),
+            face_embedder=face_embedder(faces),
+            sheet=output / "renders.png",
+        )
     table = {"checkpoint": str(folder), "manifest_digest": chosen.digest, "step": record.step, **to_table(result)}
     storage.publish(output / "evaluation.json", (json.dumps(table, indent=1).encode() + b"\n",))
     text = to_markdown(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lhmforge.datasets.errors import PhotoError
@@ -32,6 +32,18 @@ MAX_SIDE_PX = 2560  # larger photos are shrunk: detectors and encoders see far l
 MIN_SIDE_PX = 64
 _STILL_FRAMES = 3  # trackers confirm a person only after seeing it more than once
 _SMALL_BYSTANDER = 0.4  # people below this share of the tallest one's height do not make a photo ambiguous
+
+
+_SEEN_SCORE = 0.3
+_PARTS: tuple[tuple[str, tuple[int, ...]], ...] = (  # COCO body points of each part
+    ("head", (0, 1, 2, 3, 4)),
+    ("shoulders", (5, 6)),
+    ("left arm", (7, 9)),
+    ("right arm", (8, 10)),
+    ("hips", (11, 12)),
+    ("knees", (13, 14)),
+    ("feet", (15, 16)),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +108,24 @@ class PhotoStages:
         )
 
 
-def fit_photo(photo: Photo, stages: PhotoStages, *, person: int | None = None) -> StoredSample:
-    """A sample of one frame: the person's crop, matte, keypoints, camera and body.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedPhoto:
+    """A sample of one frame (the person's crop, matte, keypoints, camera and body), and what the user should know."""
+
+    sample: StoredSample
+    notices: tuple[str, ...]  # people left out, parts of the body that the photo does not show
+
+
+def fit_photo(photo: Photo, stages: PhotoStages, *, person: int | None = None) -> FittedPhoto:
+    """Finds and fits the photo's person.
 
     `person` chooses among several people, counted from the left from 0. Raises `PhotoError` when nobody is found,
-    when there are several and none was chosen, or when a stage turns the person down (with the stage's words).
+    when there are several of like size and none was chosen, or when a stage turns the person down (with its words).
     """
     context = _PhotoContext(photo)
     persons = _outputs(stages.track, _still_clip(photo), context, photo)
-    record: Any = _one_frame(_choose(persons, person, photo))
+    chosen = _choose(persons, person, photo)
+    record: Any = _one_frame(chosen)
     for stage in (stages.matte, stages.keypoints, stages.fit):
         (record,) = _outputs(stage, record, context, photo)
     assert isinstance(record, FittedTrack)
@@ -112,7 +133,14 @@ def fit_photo(photo: Photo, stages: PhotoStages, *, person: int | None = None) -
     gated = GatedTrack(fitted=record, scores=unknown, frame_ok=np.ones(1, bool))
     pack = PackStage(max_width_px=MAX_SIDE_PX, max_height_px=MAX_SIDE_PX, jpeg_quality=98)
     (packed,) = _outputs(pack, gated, context, photo)
-    return parse_sample(ShardSample(key=packed.key, members=dict(packed.members)))
+    sample = parse_sample(ShardSample(key=packed.key, members=dict(packed.members)))
+    return FittedPhoto(sample=sample, notices=(*_left_out(persons, chosen), *_unseen(sample)))
+
+
+def unseen_parts(points_px: Float32[np.ndarray, "133 2"], scores: Float32[np.ndarray, " 133"]) -> tuple[str, ...]:
+    """Parts of the body without an observed keypoint (COCO-WholeBody order); the feet count when an ankle is seen."""
+    seen = (scores >= _SEEN_SCORE) & np.isfinite(points_px).all(1)
+    return tuple(part for part, members in _PARTS if not seen[list(members)].any())
 
 
 class _PhotoContext:
@@ -192,8 +220,27 @@ def _outputs(stage: Stage[Any, Any], record: Any, context: _PhotoContext, photo:
     return made
 
 
+def _left_out(persons: Sequence[Track], chosen: Track) -> tuple[str, ...]:
+    if len(persons) == 1:
+        return ()
+    number = sum(_centre_x(track) < _centre_x(chosen) for track in persons)
+    return (
+        f"{len(persons)} people found; reconstructed number {number} from the left (x = {_centre_x(chosen):.0f} px); "
+        "choose another one with --person",
+    )
+
+
+def _unseen(sample: StoredSample) -> tuple[str, ...]:
+    parts = unseen_parts(sample.points_px[0], sample.point_scores[0])
+    return (f"the photo does not show: {', '.join(parts)}; pose and looks there are guesses",) if parts else ()
+
+
+def _centre_x(track: Track) -> float:
+    return float(track.boxes_px[0, [0, 2]].mean())
+
+
 def _choose(persons: Sequence[Track], person: int | None, photo: Photo) -> Track:
-    ordered = sorted(persons, key=lambda track: float(track.boxes_px[0, [0, 2]].mean()))
+    ordered = sorted(persons, key=_centre_x)
     if person is not None:
         if not 0 <= person < len(ordered):
             raise PhotoError(f"photo {photo.path}: there is no person {person}; {len(ordered)} found, counted from 0")
@@ -201,7 +248,7 @@ def _choose(persons: Sequence[Track], person: int | None, photo: Photo) -> Track
     heights = [float(track.boxes_px[0, 3] - track.boxes_px[0, 1]) for track in ordered]
     rivals = [index for index, height in enumerate(heights) if height >= _SMALL_BYSTANDER * max(heights)]
     if len(rivals) > 1:
-        centres = ", ".join(f"{index} at x = {ordered[index].boxes_px[0, [0, 2]].mean():.0f} px" for index in rivals)
+        centres = ", ".join(f"{index} at x = {_centre_x(ordered[index]):.0f} px" for index in rivals)
         raise PhotoError(
             f"photo {photo.path}: {len(rivals)} people found ({centres}); choose one with --person, or crop"
         )

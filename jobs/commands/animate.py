@@ -43,6 +43,8 @@ def animate(
             bar.close()
 
     result = job.animate(config, progress=show)
+    for notice in result.notices:
+        print(f"note: {notice}")
     print(f"avatar, zero pose   {result.avatar}")
     print(f"avatar, as pictured {result.posed}")
     print(f"rig                 {result.rig}")

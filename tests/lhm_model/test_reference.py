@@ -90,3 +90,51 @@ def test_files_that_are_no_reference_are_refused(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "less.safetensors", metadata={"num_head_points": "6"})
     with pytest.raises(CheckpointError, match=r"transformer\.norm\.bias"):
         verify_reference(tmp_path / "less.safetensors")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ReferenceSizes(  # odd everywhere, one block (which has no context output), one tap, two hidden layers
+            width=15,
+            num_heads=3,
+            num_blocks=1,
+            feed_forward=31,
+            body_channels=9,
+            head_channels=7,
+            context_channels=9,
+            modulation_hidden=5,
+            num_frequencies=1,
+            num_taps=1,
+            gaussian_sizes=(15, 11, 13, 17),
+            layout=TokenLayout(body_points=7, head_points=1, body_tokens=5, head_tokens=3),
+            steps=(77,),
+        ),
+        ReferenceSizes(  # more head than body points and tokens, one head, no hidden layer
+            width=14,
+            num_heads=1,
+            num_blocks=2,
+            feed_forward=14,
+            body_channels=6,
+            head_channels=11,
+            context_channels=11,
+            modulation_hidden=3,
+            num_frequencies=9,
+            num_taps=5,
+            gaussian_sizes=(14, 14),
+            layout=TokenLayout(body_points=2, head_points=9, body_tokens=1, head_tokens=13),
+            steps=(0, 101, 2999, 3001),
+        ),
+    ],
+    ids=["odd", "lopsided"],
+)
+def test_nothing_of_the_usual_sizes_is_assumed(sizes: ReferenceSizes, tmp_path: Path) -> None:
+    path = _write(tmp_path / "own.safetensors", sizes)
+    rows = verify_reference(path)
+    assert len(rows) == 5 + 5 * len(sizes.steps) and all(row.relative < 1e-5 for row in rows)
+    tensors = load_file(path)
+    name = "weight.transformer.layers.0.head_dit.attn.to_v.weight"
+    tensors[name] = tensors[name] + 0.5
+    changed = tmp_path / "changed.safetensors"
+    save_file(tensors, changed, metadata={"num_head_points": str(sizes.layout.head_points)})
+    assert not all(row.passed for row in verify_reference(changed))
