@@ -62,7 +62,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path: Path, capsys: pytest.Ca
     command = [sys.executable, "-m", "lhmforge.jobs.cli", *CLIPS, str(tmp_path / "killed")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     records = tmp_path / "killed" / "records"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (records.is_dir() and any(records.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
