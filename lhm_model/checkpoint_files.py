@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from lhmforge.datasets.errors import CheckpointError
 
@@ -50,7 +51,7 @@ def read_into(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     Needs no other process: each reads what it holds.
     """
     silence_single_process_warning()
-    dcp.load(dict(tensors), storage_reader=_Reader(folder), no_dist=True)
+    load(dict(tensors), storage_reader=_Reader(folder), no_dist=True)
 
 
 def read_tensors(folder: Path, prefixes: Sequence[str]) -> dict[str, Tensor]:
@@ -76,7 +77,7 @@ def check_complete(folder: Path) -> None:
             raise CheckpointError(f"{path}: has {size} bytes, {index.fqn} ends at {place.offset + place.length}")
 
 
-class _Reader(dcp.FileSystemReader):
+class _Reader(FileSystemReader):
     """The library's reader, with the pickle held to the classes it needs."""
 
     def __init__(self, folder: Path) -> None:

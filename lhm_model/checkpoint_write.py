@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from lhmforge.datasets import storage
 from lhmforge.datasets.config_json import to_json
@@ -78,9 +79,9 @@ class CheckpointWriter:
         final = self._root / folder_name(record.step)
         partial = self._root / f"{PARTIAL}{final.name}"
         silence_single_process_warning()
-        writing = dcp.async_save(
+        writing = async_save(
             state_tensors(state),
-            storage_writer=dcp.FileSystemWriter(partial, sync_files=True),
+            storage_writer=FileSystemWriter(partial, sync_files=True),
             process_group=self._side,
             async_stager=self._stager,
         )

@@ -55,7 +55,7 @@ def train(
     ] = None,
 ) -> None:
     """Train LHM on curated shards; ends with a run record and held-out scores."""
-    from lhmforge.datasets.config_json import from_json
+    from lhmforge.datasets.config_json import JsonValue, from_json
     from lhmforge.datasets.errors import ConfigError
     from lhmforge.jobs.config import DataConfig, HardwareConfig, sources_of, train_config_from_json
     from lhmforge.jobs.recipes import fine_tuned, read_json, train_recipe, with_batch, with_encoders
@@ -69,7 +69,7 @@ def train(
     if config is not None:
         settings = train_config_from_json(read_json(config), where=str(config))
     else:
-        hardware = {
+        hardware: dict[str, JsonValue] = {
             "num_workers": workers,
             "device": device,
             "threads_per_worker": threads,
