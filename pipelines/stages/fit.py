@@ -27,7 +27,7 @@ class FitStage:
     """
 
     name: ClassVar[str] = "fit"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     accepts: ClassVar[type] = KeypointTrack
     produces: ClassVar[type] = FittedTrack
 
