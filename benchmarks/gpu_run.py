@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--loaders", type=int, default=12, help="loader processes per worker")
     parser.add_argument("--num-eval", type=int, default=8)
     parser.add_argument("--step-seconds", type=float, help="known cost of a step (default: measured by a short run)")
+    parser.add_argument("--no-compile", action="store_true", help="starts a minute sooner, then runs slower")
     parser.add_argument("--packed", type=Path, help="folder with small_run.tar.N (continue)")
     parser.add_argument("--small", action="store_true", help="the tiny model on a CPU: to try the script")
     args = parser.parse_args()
@@ -112,7 +113,8 @@ def weak(args: argparse.Namespace, deadline: float) -> dict[str, object]:
         rates.append(float(summary["samples_per_s"]))
     curves_picture(folders, args.output / "weak.png")
     sheet_picture(folders[f"{args.workers[-1]} workers"], args.output / "weak_heldout.jpg")
-    scaling = {str(workers): round(rate / rates[0], 4) for workers, rate in zip(args.workers, rates, strict=True)}
+    alone = rates[0] or float("nan")  # a run cut off before its first report has no rate
+    scaling = {str(workers): round(rate / alone, 4) for workers, rate in zip(args.workers, rates, strict=True)}
     return {"step_seconds_alone": step_s, "weak_scaling": scaling, "runs": runs}
 
 
@@ -123,7 +125,7 @@ def strategies(args: argparse.Namespace, deadline: float) -> dict[str, object]:
     losses: list[list[float]] = []
     folders: dict[str, RunFolder] = {}
     for index, strategy in enumerate(("ddp", "fsdp")):
-        config = spread(run_config(args), workers, 12 if args.small else 60)
+        config = spread(run_config(args), workers, 12 if args.small else 40)
         config = replace(
             config,
             loop=replace(config.loop, log_every=1, evaluate_every=0),
@@ -135,6 +137,8 @@ def strategies(args: argparse.Namespace, deadline: float) -> dict[str, object]:
         losses.append(list(summary["losses"])[:20])
     pairs = list(zip(*losses, strict=False))
     curves_picture(folders, args.output / "strategies.png")
+    if not pairs:
+        raise RuntimeError("a run ended before its first report; give it more seconds (--budget)")
     difference = max(abs(a - b) / abs(a) for a, b in pairs)
     return {"workers": workers, "compared_losses": len(pairs), "largest_relative_difference": difference, "runs": runs}
 
@@ -311,7 +315,11 @@ def _hardware(args: argparse.Namespace, workers: int) -> HardwareConfig:
     device = "cpu" if args.small else "cuda"
     threads = 1 if args.small else 2
     return HardwareConfig(
-        num_workers=workers, device=device, threads_per_worker=threads, compile=not args.small, max_failures=0
+        num_workers=workers,
+        device=device,
+        threads_per_worker=threads,
+        compile=not (args.small or args.no_compile),
+        max_failures=0,
     )
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from lhmforge.datasets import storage
@@ -53,15 +54,7 @@ class CheckpointWriter:
     def __init__(self, root: Path, origin: CheckpointOrigin, *, group: ProcessGroup, retention: Retention) -> None:
         self._root, self._origin, self._retention = root, origin, retention
         self._rank, self._side = group.rank, group.side_group()
-        on_gpu = torch.cuda.is_available()
-        self._stager = DefaultStager(
-            StagingOptions(
-                use_pinned_memory=on_gpu,
-                use_shared_memory=False,
-                use_async_staging=False,
-                use_non_blocking_copy=on_gpu,
-            )
-        )
+        self._stager = _HostCopy()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publish_checkpoint")
         self._pending: Future[Path] | None = None
         if group.rank == 0:
@@ -109,6 +102,31 @@ class CheckpointWriter:
         finally:
             self._publisher.shutdown()
             self._stager.close()
+
+
+class _HostCopy:
+    """Copies tensors into host memory that is kept from save to save (an `AsyncStager` of torch).
+
+    Some versions of torch's own `DefaultStager` (2.11) give theirs back after one save, and fail at the second.
+    """
+
+    should_synchronize_after_execute = False
+
+    def __init__(self) -> None:
+        self._on_gpu = torch.cuda.is_available()
+        self._stager = StateDictStager(pin_memory=self._on_gpu)
+
+    def stage(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        copied: dict[str, Tensor] = self._stager.stage(state_dict, non_blocking=self._on_gpu)
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        return copied
+
+    def synchronize_staging(self) -> None:
+        """Nothing is left to wait for after `stage`."""
+
+    def close(self) -> None:
+        self._stager.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

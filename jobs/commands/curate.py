@@ -98,7 +98,7 @@ def _print_summary(summary: CurationSummary) -> None:
     console.print(
         f"{summary.num_videos} videos ({summary.num_quarantined} quarantined), {summary.num_tracks} tracks, "
         f"{summary.num_accepted} samples, {summary.num_duplicate_groups} groups of near-duplicates, "
-        f"{summary.num_identity_clusters} identity clusters; {summary.num_units_resumed} of {summary.num_units} units were done before; "
-        f"{summary.seconds:.0f} s, {rate}"
+        f"{summary.num_identity_clusters} identity clusters; "
+        f"{summary.num_units_resumed} of {summary.num_units} units were done before; {summary.seconds:.0f} s, {rate}"
     )
     console.print(f"manifest {summary.manifest}\nreport   {summary.root}/report/index.html", soft_wrap=True)

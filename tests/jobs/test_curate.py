@@ -23,8 +23,8 @@ from lhmforge.jobs.cli import build_app
 from lhmforge.jobs.curate import (
     RECIPES,
     CurateConfig,
-    exclusive,
     curate_recipe,
+    exclusive,
     fake_recipe,
     load_curate_config,
     run_curation,
