@@ -189,6 +189,8 @@ def take_apart(
     model: LHM, objective: Objective, batch: Batch, optimizer: torch.optim.Optimizer, precision: str
 ) -> Iterator[tuple[str, float]]:
     """Milliseconds of the parts of one step, the device waited for after each; medians of three."""
+    torch.compiler.reset()  # compiled anew so that a graph can be walked back twice
+    torch._functorch.config.donated_buffer = False
     times: dict[str, list[float]] = {}
     clock = Lap(times)
     for _ in range(3):

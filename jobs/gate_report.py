@@ -84,7 +84,9 @@ def _track_curves(trials: Sequence[GateTrial], gate: GateStage, max_fpr: float) 
         check.score: np.array([getattr(trial.scores, check.score) for trial in trials], np.float64)
         for check in gate.checks
     }
-    rows = [(check.reason, check.score, check.limit, check.is_minimum, values[check.score]) for check in gate.checks]
+    rows: list[tuple[str, str, float | None, bool, np.ndarray]] = [
+        (check.reason, check.score, check.limit, check.is_minimum, values[check.score]) for check in gate.checks
+    ]
     uncertainty = np.array([float(trial.evaluation.reported_rad.mean()) for trial in trials])
     dropped = np.array([float(1 - trial.frame_ok.mean()) for trial in trials])
     share = 1 - gate.min_good_share

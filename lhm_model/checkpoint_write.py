@@ -21,6 +21,7 @@ from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from lhmforge.datasets import storage
@@ -104,26 +105,28 @@ class CheckpointWriter:
             self._stager.close()
 
 
-class _HostCopy:
-    """Copies tensors into host memory that is kept from save to save (an `AsyncStager` of torch).
+class _HostCopy(AsyncStager):
+    """Copies tensors into host memory that is kept from save to save.
 
     Some versions of torch's own `DefaultStager` (2.11) give theirs back after one save, and fail at the second.
     """
 
-    should_synchronize_after_execute = False
+    _synchronize_after_execute = False
 
     def __init__(self) -> None:
         self._on_gpu = torch.cuda.is_available()
         self._stager = StateDictStager(pin_memory=self._on_gpu)
 
     def stage(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A copy that later steps do not change."""
         copied: dict[str, Tensor] = self._stager.stage(state_dict, non_blocking=self._on_gpu)
         if self._on_gpu:
             torch.cuda.synchronize()
         return copied
 
     def synchronize_staging(self) -> None:
-        """Nothing is left to wait for after `stage`."""
+        """`stage` has waited already."""
+        return
 
     def close(self) -> None:
         self._stager.close()

@@ -79,16 +79,24 @@ class PlainVit(nn.Module):
         return self.norm(x)
 
 
+_SAPIENS_SOURCE = (
+    "wanted is sapiens_1b_epoch_173_torchscript.pt2, which its authors (facebook on huggingface, Sapiens-1B "
+    "pretrained) publish under the Sapiens License; read that before commercial use"
+)
+
+
 def _load_sapiens(config: EncoderConfig) -> nn.Module:
     if not config.weights:
         raise BackendError(
-            "the body encoder `sapiens` needs its TorchScript file (body_encoder.weights); it is not redistributable: "
-            "download sapiens_1b_epoch_173_torchscript.pt2 from its authors, or use the preset `tiny`"
+            "the body encoder `sapiens` needs its TorchScript file (body_encoder.weights, or --body-encoder), which is "
+            f"not redistributable: {_SAPIENS_SOURCE}; the preset `tiny` needs none"
         )
     path = Path(config.weights)
     if not path.is_file():
-        raise BackendError(f"body_encoder.weights: {path} does not exist")
+        raise BackendError(f"body_encoder.weights: {path} does not exist; {_SAPIENS_SOURCE}")
     try:
         return torch.jit.load(str(path), map_location="cpu")
     except (RuntimeError, ValueError) as error:
-        raise BackendError(f"{path}: not a TorchScript file that this torch can read ({error})") from error
+        raise BackendError(
+            f"{path}: torn or not a TorchScript file that this torch can read ({error}); {_SAPIENS_SOURCE}"
+        ) from error

@@ -21,7 +21,7 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a readable weight file ({error})") from error
+        raise CheckpointError(f"{path}: torn or not a readable weight file ({error})") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"{path}: expected a flat table of tensors (a state dict)")
     return {str(name): value for name, value in loaded.items()}
@@ -33,7 +33,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: torn or not a safetensors file ({error})") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

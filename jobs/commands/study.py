@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from lhmforge.jobs.scale import StudyPlan
 
 
+_DataWeight = Annotated[
+    list[float] | None, typer.Option(help="share of each --data in every step, in their order (default: equal)")
+]
+_TrackingUri = Annotated[str | None, typer.Option(help="MLflow store (default: SQLite in the output folder)")]
+
+
 class Phase(StrEnum):
     """Which part of a study to do."""
 
@@ -29,9 +35,7 @@ def study(
         list[str] | None,
         typer.Option(help="manifest.parquet under study (not needed for report); more join every point whole"),
     ] = None,
-    data_weight: Annotated[
-        list[float] | None, typer.Option(help="share of each --data in every step, in their order (default: equal)")
-    ] = None,
+    data_weight: _DataWeight = None,
     sizes: Annotated[str | None, typer.Option(help="training-set sizes, as 3,6,9 (default: 7 log-spaced ones)")] = None,
     seeds: Annotated[int | None, typer.Option(help="seeds per size (default: 3 below 30,000 clips, else 1)")] = None,
     preset: Annotated[str, typer.Option(help="tiny, mini, 0.5b, 0.7b or 1b")] = "tiny",
@@ -46,9 +50,7 @@ def study(
     seconds_per_step: Annotated[
         float | None, typer.Option(help="known cost of a step (default: it is measured)")
     ] = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow store (default: SQLite in the output folder)")
-    ] = None,
+    tracking_uri: _TrackingUri = None,
 ) -> None:
     """Measure what more data buys: nested subsets, fixed held-out people, one run per point, one report."""
     from lhmforge.datasets.config_json import from_json

@@ -127,7 +127,7 @@ class _Frame:
         shares = np.array([person.visible_share[frame] for person in clip.truth.persons])
         persons = np.flatnonzero(shares >= MIN_VISIBLE)
         excused = {track for person, track in _matches(clip.truth, boxes, frame) if shares[person] < MIN_VISIBLE}
-        kept = [place for place in range(len(keys)) if place not in excused]
+        kept = np.array([place for place in range(len(keys)) if place not in excused], np.int64)
         overlap = iou(_true_boxes(clip.truth, frame), boxes)[np.ix_(persons, kept)]
         return cls(persons=persons.astype(np.int64), tracks=keys[kept].astype(np.int64), overlap=overlap)
 

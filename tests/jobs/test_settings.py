@@ -164,7 +164,7 @@ def test_the_face_network_has_the_released_size_and_is_constant(face_network: Fa
 
 
 def test_the_face_loss_runs_with_the_users_file(
-    stretched: tuple[LHMOutput, Batch], small_config: TrainConfig, face_file: Path
+    stretched: tuple[LHMOutput, Batch], small_config: TrainConfig, face_file: Path, face_network: FaceNetwork
 ) -> None:
     output, batch = stretched
     config = with_settings(
