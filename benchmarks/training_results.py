@@ -64,8 +64,10 @@ def curves_picture(runs: Mapping[str, RunFolder], path: Path) -> None:
     for name, folder in runs.items():
         entries = read_entries(folder.metrics)
         losses = [(e.values["samples_seen"], e.values["loss"]) for e in entries if "loss" in e.values]
-        seen = {e.step: e.values["samples_seen"] for e in entries if "samples_seen" in e.values}
-        scores = [(seen[e.step], e.values["eval_psnr"]) for e in entries if "eval_psnr" in e.values and e.step in seen]
+        per_step = [e.values["samples_seen"] / e.step for e in entries if "samples_seen" in e.values]
+        scores = [
+            (e.step * per_step[-1], e.values["eval_psnr"]) for e in entries if per_step and "eval_psnr" in e.values
+        ]
         if losses:
             left.plot(*zip(*losses, strict=True), label=name, linewidth=1.2)
         if scores:

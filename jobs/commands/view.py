@@ -17,7 +17,7 @@ def view(
     port: Annotated[int, typer.Option(help="the next free one is taken when it is busy")] = 8080,
     seconds: Annotated[float | None, typer.Option(help="stop after this long (default: until interrupted)")] = None,
 ) -> None:
-    """Serve a page that poses and orbits an avatar; needs the extra [viewer]."""
+    """Serve a page that poses and orbits an avatar; needs the extra `viewer`."""
     from lhmforge.datasets.body.motion_file import load_motion
     from lhmforge.jobs.viewer import AvatarViewer, ViewerConfig
     from lhmforge.lhm_model.rig import RiggedAvatar
