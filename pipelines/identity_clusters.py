@@ -9,6 +9,7 @@ colours alone name nobody across videos.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -123,6 +124,7 @@ def _alone(index: int, person: Person) -> _Cluster:
 
 def _sure_pairs(faces: Float32[np.ndarray, "N F"], config: IdentityClusterConfig) -> Int64[np.ndarray, "P 2"]:
     """Pairs (first < second) of like faces, most alike first, ties by index."""
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # tells each instruction set that it tries
     import faiss
 
     faiss.omp_set_num_threads(1)  # sums come out alike on every machine
