@@ -22,7 +22,8 @@ class _StepClock:
         self.step_seconds: list[float] = []
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self.step_seconds.append(values["step_s"])
+        if "step_s" in values:  # what a save cost is told by itself
+            self.step_seconds.append(values["step_s"])
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         return {}
