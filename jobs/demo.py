@@ -29,7 +29,7 @@ class DemoConfig:
     num_people: int = 12
     num_frames: int = 24
     workers: int = 2
-    train_steps: int = 240
+    train_steps: int = 200
     study_steps: int = 60
     study_sizes: tuple[int, ...] = (3, 6, 9)
     num_eval: int = 3
