@@ -158,6 +158,7 @@ def test_two_ray_workers_train_like_one_process(small_config: TrainConfig, tmp_p
     assert len(table["samples"]) == 2 and (tmp_path / "evaluation" / "renders.png").is_file()
 
 
+@pytest.mark.slow  # tests/lhm_model/test_parallel.py holds the same without Ray
 @pytest.mark.ray
 def test_a_run_continues_on_another_world_size(small_config: TrainConfig, tmp_path: Path, ray_session: None) -> None:
     _stop_after_first_checkpoint(small_config, tmp_path / "run")
