@@ -30,7 +30,8 @@ from lhmforge.datasets.records import AlphaCrop, Clip, KeypointTrack, Reject, So
 from lhmforge.datasets.synthetic.clip import ClipConfig, SyntheticClip, render_clip
 from lhmforge.datasets.synthetic.motion import MOTIONS, make_motion
 from lhmforge.datasets.synthetic.truth import ClipTruth
-from lhmforge.pipelines.context import UnitContext, single_threaded
+from lhmforge.datasets.threads import single_threaded
+from lhmforge.pipelines.context import UnitContext
 from lhmforge.pipelines.record_codec import decode_records, encode_records
 from lhmforge.pipelines.stages.keypoints import KeypointsStage
 from lhmforge.pipelines.stages.matte import MatteStage

@@ -22,7 +22,8 @@ from jaxtyping import Float64, Int64
 from lhmforge.datasets.body.free_body import free_body_path
 from lhmforge.datasets.records import KeypointTrack, Reject, SourceVideo
 from lhmforge.datasets.synthetic.pose_errors import similarity_aligned
-from lhmforge.pipelines.context import UnitContext, single_threaded
+from lhmforge.datasets.threads import single_threaded
+from lhmforge.pipelines.context import UnitContext
 from lhmforge.pipelines.fitting.landmarks import POINT_NAMES, WHOLEBODY_INDEX, solver_body
 from lhmforge.pipelines.fitting.rotations import exp_rotation
 from lhmforge.pipelines.fitting.track_fit import FittingBody, TrackFitConfig, fit_track

@@ -20,8 +20,9 @@ from jaxtyping import Bool, Float32, UInt8
 
 from lhmforge.datasets.records import Clip, MattedTrack, SourceVideo, Track, Video
 from lhmforge.datasets.synthetic.image_errors import matte_errors
+from lhmforge.datasets.threads import single_threaded
 from lhmforge.pipelines.alpha import full_alpha
-from lhmforge.pipelines.context import UnitContext, single_threaded
+from lhmforge.pipelines.context import UnitContext
 from lhmforge.pipelines.stages.matte import MatteStage
 from lhmforge.pipelines.stages.probe import ProbeStage
 from lhmforge.pipelines.stages.track import TrackStage

@@ -30,10 +30,11 @@ from lhmforge.datasets.records import (
 from lhmforge.datasets.synthetic import corruption
 from lhmforge.datasets.synthetic.evaluate_fits import FitEvaluation, evaluate_fit
 from lhmforge.datasets.synthetic.truth import ClipTruth
+from lhmforge.datasets.threads import single_threaded
 from lhmforge.jobs.curate import CurateConfig
 from lhmforge.pipelines import wholebody
 from lhmforge.pipelines.backends.roles import BackendSpec
-from lhmforge.pipelines.context import UnitContext, single_threaded
+from lhmforge.pipelines.context import UnitContext
 from lhmforge.pipelines.fitting.clip_fit import reprojection_px
 from lhmforge.pipelines.fitting.landmarks import solver_body
 from lhmforge.pipelines.fitting.objective import FitState, Objective

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import tempfile
@@ -71,21 +70,3 @@ class UnitContext:
 def process_backend(role: str, spec: BackendSpec) -> Any:
     """This process's instance of a backend."""
     return load_backend(role, spec)
-
-
-@contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """One thread per numeric library while a unit runs: sums come out alike wherever it runs, and cores are shared."""
-    import cv2
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before_cv2, before_torch = cv2.getNumThreads(), torch.get_num_threads()
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        cv2.setNumThreads(before_cv2)
-        torch.set_num_threads(before_torch)

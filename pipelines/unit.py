@@ -15,9 +15,10 @@ from lhmforge.datasets.config_json import to_json
 from lhmforge.datasets.errors import AssetError, BackendError, ConfigError, StorageError
 from lhmforge.datasets.manifest import QUARANTINED
 from lhmforge.datasets.records import Reject
+from lhmforge.datasets.threads import single_threaded
 from lhmforge.datasets.track_paths import PATHS_FOLDER, SourcePath, write_paths
 from lhmforge.pipelines.chain import ChainResult, chain_fingerprints, run_chain
-from lhmforge.pipelines.context import BackendPool, UnitContext, single_threaded
+from lhmforge.pipelines.context import BackendPool, UnitContext
 from lhmforge.pipelines.corpus import CorpusItem, WorkUnit
 from lhmforge.pipelines.ledger import RECORD_VERSION, Ledger, UnitAttempts, UnitRecord
 from lhmforge.pipelines.likeness_files import likeness_place, write_likenesses

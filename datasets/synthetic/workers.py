@@ -6,11 +6,12 @@ runs on one thread, so that sums come out alike everywhere.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Protocol, TypeVar, runtime_checkable
+
+from lhmforge.datasets.threads import single_threaded
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -45,22 +46,5 @@ def in_processes(num_workers: int) -> Runner:
 
 def on_one_thread(task: Callable[[Job], Result], job: Job) -> Result:
     """The task's result, computed with one thread per numeric library."""
-    with _one_thread():
+    with single_threaded():
         return task(job)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    import cv2
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before_cv2, before_torch = cv2.getNumThreads(), torch.get_num_threads()
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        cv2.setNumThreads(before_cv2)
-        torch.set_num_threads(before_torch)
